@@ -1,0 +1,45 @@
+# `make` lists the commands. Only Python 3.11-3.13 and make are needed.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+  >/dev/null 2>&1 && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+export MLFLOW_DISABLE_TELEMETRY := true
+export TF_CPP_MIN_LOG_LEVEL := 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format docs clean
+
+help: ## List these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+# Installed once; again only when the dependencies change.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found; set PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(INSTALLED) ## Create the virtual environment and install
+
+demo: $(INSTALLED) ## The whole line on synthetic rain: observe, train, verify, promote, serve, issue
+	$(BIN)/nowcast demo
+
+test: $(INSTALLED) ## All tests: unit, contract, doctest, notebook, end to end
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## Lint and types: ruff, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## Build the API reference into site/
+	$(BIN)/pdoc --docformat numpy --output-directory site nowcast
+
+clean: ## Remove what the commands above made, the virtual environment included
+	rm -rf $(VENV) site nowcast-work .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,267 @@
+"""All settings of an experiment, on one screen: frozen, typed, read from one TOML file.
+
+Every field has a default that runs on a laptop, on the synthetic source. A setting on the
+command line is ``--set section.field=value``.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nowcast.conventions import VARIABLES, Variable
+from nowcast.rainrate import Transform
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VariableSection(Section):
+    """What is forecast. For a quantity that nowcast does not know, give every field."""
+
+    name: str = "rain_rate"
+    units: str = "mm h-1"
+    long_name: str = "rain rate"
+    standard_name: str = "rainfall_rate"
+    valid_min: float = 0.0
+    valid_max: float = 1000.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        known = VARIABLES.get(given.get("name", "")) if isinstance(given, dict) else None
+        return {**vars(known), **given} if known else given
+
+    @property
+    def variable(self) -> Variable:
+        """The same as the convention's type."""
+        return Variable(**self.model_dump())
+
+
+class TransformSection(Section):
+    """The scale on which networks see the variable; see `nowcast.rainrate.Transform`."""
+
+    name: Literal["log", "linear"] = "log"
+    offset: float = 0.0
+    reference: float = 0.5  # physical units
+    top: float = 50.0  # physical units
+
+    @property
+    def transform(self) -> Transform:
+        """The same as the type that computes."""
+        return Transform(**self.model_dump())
+
+
+class DataSection(Section):
+    """Where observations come from."""
+
+    observations: str = "synthetic"  # or an archive folder, a NetCDF/Zarr path, raw radar files
+    source: str = ""  # which source of an archive that holds several
+    coarsen: int = Field(1, ge=1)  # pixels averaged along y and along x; missing ones respected
+
+
+class SyntheticSection(Section):
+    """The embedded source; see `nowcast.data.synthetic`."""
+
+    events: int = Field(24, ge=1)
+    hours: float = Field(6.0, gt=0)  # of each event; events are a gap apart
+    size: int = Field(64, ge=8)  # pixels along y and x
+    grid_spacing_m: float = Field(2000.0, gt=0)
+    seed: int = 0
+
+
+class WindowSection(Section):
+    """What one forecast sees and gives."""
+
+    input_frames: int = Field(4, ge=2)
+    lead_frames: int = Field(6, ge=1)
+    step_minutes: int = Field(10, ge=1)
+
+    @property
+    def step(self) -> pd.Timedelta:
+        """Time between frames."""
+        return pd.Timedelta(minutes=self.step_minutes)
+
+    @property
+    def lead_times(self) -> pd.TimedeltaIndex:
+        """Every lead time, from one step to the last."""
+        return pd.TimedeltaIndex([self.step * lead for lead in range(1, self.lead_frames + 1)])
+
+
+class SplitSection(Section):
+    """Blocks of time for training, validation and test, none sharing a frame or its echo.
+
+    Give either the fractions (in time order: training first, test last) or all three periods, as
+    ``"2010-08-26T00:00/2010-08-26T05:00"``.
+    """
+
+    validation_fraction: float = Field(0.15, gt=0, lt=1)
+    test_fraction: float = Field(0.15, gt=0, lt=1)
+    guard_minutes: int = Field(60, ge=0)  # left unused between two blocks
+    train: str = ""
+    validation: str = ""
+    test: str = ""
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> "SplitSection":
+        periods = [self.train, self.validation, self.test]
+        if any(periods) and not all(periods):
+            raise ValueError("give all of train, validation and test as periods, or none")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction must leave room for training")
+        return self
+
+
+class NetworkSection(Section):
+    """Which network, and its own settings; `nowcast list` names them."""
+
+    name: str = "convlstm"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingSection(Section):
+    """How a network is fitted."""
+
+    epochs: int = Field(12, ge=1)
+    steps_per_epoch: int = Field(0, ge=0)  # 0: every window once
+    batch_size: int = Field(8, ge=1)
+    crop_pixels: int = Field(0, ge=0)  # side of the squares trained on; 0: the whole grid
+    learning_rate: float = Field(1e-3, gt=0)
+    loss: Literal["mse", "mae", "balanced"] = "balanced"
+    patience: int = Field(4, ge=1)  # epochs without a better validation loss before stopping
+    minutes: float = Field(0.0, ge=0)  # stop after the epoch that passes this; 0: no limit
+    seed: int = 0
+
+
+class VerificationSection(Section):
+    """How nowcasters are compared."""
+
+    thresholds: tuple[float, ...] = (0.5, 1.0, 5.0)  # in the variable's units
+    every_minutes: int = Field(20, ge=1)  # between base times, from the first with a full window
+    batch_cases: int = Field(8, ge=1)  # cases in memory at a time
+
+
+class PromotionSection(Section):
+    """What a candidate must win by to become the champion."""
+
+    model_name: str = "nowcast"  # in the registry
+    score: Literal["csi", "rmse", "mae"] = "csi"
+    threshold: float = 1.0  # for csi; one of verification.thresholds
+    first_lead_minutes: int = Field(30, ge=0)  # lead times from here on are averaged
+
+
+class Config(Section):
+    """One experiment.
+
+    Examples
+    --------
+    >>> Config().window.lead_frames
+    6
+    >>> Config().replace(["window.lead_frames=12"]).window.lead_frames
+    12
+    """
+
+    experiment: str = "nowcast"  # the MLflow experiment that runs belong to
+    variable: VariableSection = VariableSection()
+    transform: TransformSection = TransformSection()
+    data: DataSection = DataSection()
+    synthetic: SyntheticSection = SyntheticSection()
+    window: WindowSection = WindowSection()
+    split: SplitSection = SplitSection()
+    network: NetworkSection = NetworkSection()
+    training: TrainingSection = TrainingSection()
+    verification: VerificationSection = VerificationSection()
+    promotion: PromotionSection = PromotionSection()
+
+    @model_validator(mode="after")
+    def _threshold_is_verified(self) -> "Config":
+        if self.promotion.threshold not in self.verification.thresholds:
+            raise ValueError(
+                f"promotion.threshold {self.promotion.threshold} must be one of "
+                f"verification.thresholds {self.verification.thresholds}"
+            )
+        return self
+
+    def replace(self, settings: list[str]) -> "Config":
+        """Give a config in which settings such as ``window.lead_frames=12`` are changed.
+
+        Values are TOML; what is not TOML is taken as a string.
+
+        Raises
+        ------
+        ConfigError
+            If a name is unknown or a value does not fit.
+        """
+        content = self.model_dump()
+        for setting in settings:
+            path, equals, value = setting.partition("=")
+            if not equals:
+                raise ConfigError(f"{setting!r} is no setting; write section.field=value")
+            _put(content, path.strip().split("."), _parse(value.strip()))
+        return validate(content, source="--set")
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used: the message names the setting and what would do."""
+
+
+def load(path: Path | str) -> Config:
+    """Read a config from a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not TOML, or a key is unknown or has an unfit value.
+    FileNotFoundError
+        If it is not there.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    return validate(content, source=str(path))
+
+
+def validate(content: dict[str, Any], *, source: str) -> Config:
+    """Give the config of a nested dictionary, or one line that names what is wrong in it."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(map(_describe, error.errors()))) from error
+
+
+def _describe(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; known here: {_known(problem['loc'])}"
+    received = problem["input"]
+    shown = "" if isinstance(received, dict) else f"; received {received!r}"
+    return f"{where or 'config'}: {problem['msg']}{shown}"
+
+
+def _known(location: tuple[Any, ...]) -> str:
+    section: Any = Config
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    return ", ".join(section.model_fields)
+
+
+def _put(content: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        content = content.setdefault(part, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"unknown key {'.'.join(path)!r}: {part!r} is no section")
+    content[path[-1]] = value
+
+
+def _parse(value: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value

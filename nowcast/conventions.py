@@ -1,0 +1,308 @@
+"""The data convention: what an observation and a nowcast look like, and the checks of it.
+
+Observations have dims ``(time, y, x)``, nowcasts ``(base_time, [member,] lead_time, y, x)``.
+Times are UTC. NaN is "not observed" and zero is "dry"; nothing turns one into the other.
+The whole convention is written down in ``docs/convention.md``.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+CF_CONVENTIONS = "CF-1.11"
+GRID_MAPPING = "crs"
+METRES = frozenset({"m", "metre", "meter", "metres", "meters"})
+DEGREES = frozenset({"degrees", "degrees_north", "degrees_east", "degree"})
+IRREGULARITY = 1e-3  # largest departure from a regular grid spacing, as a part of the spacing
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A gridded quantity that can be forecast: its name, units and what values it may take.
+
+    Parameters
+    ----------
+    name
+        Of the variable in a Dataset.
+    units
+        In UDUNITS spelling; must be equal to the ``units`` attribute.
+    long_name, standard_name
+        CF names for plots and files; an empty `standard_name` is left out.
+    valid_min, valid_max
+        Values outside are refused by readers and never issued.
+    """
+
+    name: str
+    units: str
+    long_name: str
+    standard_name: str
+    valid_min: float
+    valid_max: float
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The CF attributes of a variable of this quantity."""
+        names = {"long_name": self.long_name, "units": self.units, "grid_mapping": GRID_MAPPING}
+        return {"standard_name": self.standard_name, **names} if self.standard_name else names
+
+
+RAIN_RATE = Variable("rain_rate", "mm h-1", "rain rate", "rainfall_rate", 0.0, 1000.0)
+REFLECTIVITY = Variable(
+    "reflectivity", "dBZ", "radar reflectivity", "equivalent_reflectivity_factor", 0.0, 95.0
+)
+VARIABLES = {variable.name: variable for variable in (RAIN_RATE, REFLECTIVITY)}
+
+
+def variable_of(dataset: xr.Dataset) -> str:
+    """Give the name of the one gridded variable of observations or of a nowcast.
+
+    Raises
+    ------
+    ValueError
+        If there is none or more than one.
+    """
+    names = [str(name) for name, array in dataset.items() if {"y", "x"} <= set(array.dims)]
+    names = [name for name in names if {"time", "lead_time"} & set(dataset[name].dims)]
+    if len(names) != 1:
+        raise ValueError(
+            f"one variable with time, y and x is needed; the dataset has {sorted(names)}; "
+            "select one, as in dataset[['rain_rate']]"
+        )
+    return names[0]
+
+
+def check_observations(observed: xr.Dataset, variable: Variable | None = None) -> xr.Dataset:
+    """Give back observations that keep the convention; refuse any other, saying why.
+
+    Metadata and coordinates are checked, never the lazy values: `check_values` does that.
+
+    Parameters
+    ----------
+    observed
+        Dims ``(time, y, x)``.
+    variable
+        The quantity that must be there; by default the one that is, if it is a known one.
+
+    Raises
+    ------
+    ValueError
+        With what is wrong, what was received and what to do.
+    """
+    name = variable.name if variable else variable_of(observed)
+    if name not in observed:
+        raise ValueError(f"no variable {name!r}; the dataset has {sorted(map(str, observed))}")
+    _check_dims(observed[name], ("time", "y", "x"))
+    _check_units(observed[name], variable or VARIABLES.get(name))
+    _check_increasing_times(observed, "time")
+    _check_grid(observed, name)
+    bounds = observed["time"].attrs.get("bounds") or observed["time"].encoding.get("bounds")
+    if bounds and bounds not in observed:
+        raise ValueError(f"time says its bounds are {bounds!r}, which the dataset does not hold")
+    return observed
+
+
+def check_nowcast(nowcast: xr.Dataset, variable: Variable | None = None) -> xr.Dataset:
+    """Give back a nowcast that keeps the convention; refuse any other, saying why.
+
+    Parameters
+    ----------
+    nowcast
+        Dims ``(base_time, [member,] lead_time, y, x)`` with ``valid_time(base_time, lead_time)``.
+    variable
+        The quantity that must be there; by default the one that is.
+
+    Raises
+    ------
+    ValueError
+        With what is wrong, what was received and what to do.
+    """
+    name = variable.name if variable else variable_of(nowcast)
+    members = ("member",) if "member" in nowcast[name].dims else ()
+    _check_dims(nowcast[name], ("base_time", *members, "lead_time", "y", "x"))
+    _check_units(nowcast[name], variable or VARIABLES.get(name))
+    _check_increasing_times(nowcast, "base_time")
+    _check_grid(nowcast, name)
+    if nowcast["lead_time"].dtype.kind != "m":
+        raise ValueError(
+            f"lead_time must be a timedelta; it is {nowcast['lead_time'].dtype}; "
+            "open the file with nowcast.issuing.open_nowcast"
+        )
+    if not (np.diff(nowcast["lead_time"]) > np.timedelta64(0)).all():
+        raise ValueError("lead_time must be strictly increasing")
+    expected = nowcast["base_time"] + nowcast["lead_time"]
+    if "valid_time" not in nowcast.coords or not (nowcast["valid_time"] == expected).all():
+        raise ValueError("valid_time(base_time, lead_time) must be there: base_time + lead_time")
+    if "base_time" in nowcast[name].dims and isinstance(nowcast[name].data, np.ndarray):
+        check_values(nowcast, variable)
+    return nowcast
+
+
+def check_values(dataset: xr.Dataset, variable: Variable | None = None) -> xr.Dataset:
+    """Give the dataset back if every observed value is in the variable's valid range.
+
+    Computes lazy values. NaN, "not observed", is always right; infinity never is.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+    """
+    name = variable.name if variable else variable_of(dataset)
+    quantity = variable or VARIABLES.get(name)
+    values = dataset[name]
+    low = quantity.valid_min if quantity else -np.inf
+    high = quantity.valid_max if quantity else np.inf
+    wrong = ((values < low) | (values > high) | np.isinf(values)).sum()
+    if int(wrong):
+        raise ValueError(
+            f"{int(wrong)} values of {name!r} are outside [{low}, {high}] {values.attrs['units']}; "
+            f"they reach from {float(values.min())} to {float(values.max())}; "
+            "check the units of the source"
+        )
+    return dataset
+
+
+def build_nowcast(
+    values: np.ndarray,
+    *,
+    observed: xr.Dataset,
+    variable: Variable,
+    base_times: pd.DatetimeIndex,
+    lead_times: pd.TimedeltaIndex,
+) -> xr.Dataset:
+    """Give the nowcast Dataset for an array of values on the grid of the observations.
+
+    Parameters
+    ----------
+    values : (base_time, [member,] lead_time, y, x)
+        In the units of `variable`.
+    observed
+        Where the grid comes from.
+    variable
+        The quantity.
+    base_times, lead_times
+        The coordinates; valid times follow from them.
+    """
+    members = ("member",) if values.ndim == 5 else ()
+    dims = ("base_time", *members, "lead_time", "y", "x")
+    valid = base_times.to_numpy()[:, None] + lead_times.to_numpy()[None, :]
+    cf = {"standard_name": "time", "long_name": "time the field is about"}
+    coordinates = {
+        "base_time": ("base_time", base_times, _BASE_TIME),
+        "lead_time": ("lead_time", lead_times, _LEAD_TIME),
+        "valid_time": (("base_time", "lead_time"), valid, cf),
+        "y": observed["y"],
+        "x": observed["x"],
+        GRID_MAPPING: observed[grid_mapping_name(observed)].variable,
+    }
+    if members:
+        coordinates["member"] = ("member", np.arange(values.shape[1]), _MEMBER)
+    array = xr.DataArray(values.astype(np.float32), dims=dims, attrs=variable.attributes)
+    return xr.Dataset({variable.name: array}, coords=coordinates)
+
+
+_BASE_TIME = {
+    "standard_name": "forecast_reference_time",
+    "long_name": "time of the last frame used",
+}
+_LEAD_TIME = {"standard_name": "forecast_period", "long_name": "valid time minus base time"}
+_MEMBER = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
+
+
+def as_observations(nowcast: xr.Dataset, *, base_time: pd.Timestamp) -> xr.Dataset:
+    """Give one base time of a nowcast with dims ``(time, y, x)``, time being the valid time."""
+    one = nowcast.sel(base_time=base_time).drop_vars("base_time")
+    return one.swap_dims(lead_time="valid_time").drop_vars("lead_time").rename(valid_time="time")
+
+
+def grid_mapping_name(dataset: xr.Dataset) -> str:
+    """Give the name of the grid mapping variable of a dataset that keeps the convention."""
+    for array in dataset.values():
+        name = array.attrs.get("grid_mapping") or array.encoding.get("grid_mapping")
+        if name:
+            return str(name)
+    return GRID_MAPPING
+
+
+def grid_id(dataset: xr.Dataset) -> str:
+    """Give 12 hexadecimal digits that are the same for the same projection, extent and shape.
+
+    Examples
+    --------
+    >>> from nowcast.data.synthetic import synthesise
+    >>> observed = synthesise(hours=1, size=16)
+    >>> grid_id(observed) == grid_id(observed.isel(y=slice(None, None, -1)))
+    False
+    """
+    mapping = dataset[grid_mapping_name(dataset)].attrs
+    content: dict[str, Any] = {key: _plain(mapping[key]) for key in sorted(mapping)}
+    for axis in ("y", "x"):
+        values = dataset[axis].values.astype(float)
+        ends = [f"{values[0]:.6g}", f"{values[-1]:.6g}"] if len(values) else []
+        content[axis] = [len(values), *ends, dataset[axis].attrs.get("units", "")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def grid_spacing(dataset: xr.Dataset) -> float:
+    """Give the distance between neighbouring columns, in the units of ``x``, positive."""
+    return float(abs(np.diff(dataset["x"].values.astype(float)).mean()))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _check_dims(array: xr.DataArray, dims: tuple[str, ...]) -> None:
+    if array.dims != dims:
+        raise ValueError(
+            f"{array.name!r} must have the dims {dims}; it has {array.dims}; "
+            "rename or transpose them"
+        )
+
+
+def _check_units(array: xr.DataArray, variable: Variable | None) -> None:
+    units = array.attrs.get("units")
+    if units is None:
+        raise ValueError(f"{array.name!r} has no units; give it a 'units' attribute")
+    if variable and units != variable.units:
+        raise ValueError(
+            f"{array.name!r} must be in {variable.units!r}; its units are {units!r}; convert it"
+        )
+
+
+def _check_increasing_times(dataset: xr.Dataset, name: str) -> None:
+    if name not in dataset.coords or dataset[name].dtype.kind != "M":
+        raise ValueError(f"{name!r} must be a coordinate of UTC times (datetime64)")
+    times = dataset[name].to_index()
+    if not (times.is_monotonic_increasing and times.is_unique):
+        wrong = times[1:][np.diff(times.to_numpy()) <= np.timedelta64(0)][0]
+        raise ValueError(
+            f"{name!r} must be strictly increasing; {wrong.isoformat()} does not come after the "
+            "time before it; sort and remove duplicates"
+        )
+
+
+def _check_grid(dataset: xr.Dataset, name: str) -> None:
+    for axis in ("y", "x"):
+        if axis not in dataset.coords:
+            raise ValueError(f"no coordinate {axis!r}: give the projection coordinates of the grid")
+        units = dataset[axis].attrs.get("units")
+        if units not in METRES | DEGREES:
+            raise ValueError(f"{axis!r} must be in metres or degrees; its units are {units!r}")
+        steps = np.diff(dataset[axis].values.astype(float))
+        if len(steps) and np.abs(steps - steps.mean()).max() > IRREGULARITY * abs(steps.mean()):
+            raise ValueError(
+                f"{axis!r} must be regular; its spacing goes from {steps.min()} to {steps.max()}"
+            )
+    mapping = dataset[name].attrs.get("grid_mapping") or dataset[name].encoding.get("grid_mapping")
+    if not mapping or mapping not in dataset.variables:
+        raise ValueError(
+            f"{name!r} needs a grid mapping; its grid_mapping attribute is {mapping!r}"
+        )
+    if "grid_mapping_name" not in dataset[mapping].attrs:
+        raise ValueError(f"the grid mapping {mapping!r} has no 'grid_mapping_name' attribute")

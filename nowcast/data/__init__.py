@@ -1,0 +1,1 @@
+"""From radar products to observations that keep the convention."""
