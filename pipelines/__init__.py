@@ -1,0 +1,1 @@
+"""Scheduled flows: thin, each a plain call of what `nowcast` does."""
