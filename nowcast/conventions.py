@@ -76,6 +76,20 @@ def variable_of(dataset: xr.Dataset) -> str:
     return names[0]
 
 
+def known_variable(dataset: xr.Dataset) -> Variable:
+    """Give the quantity of the dataset's one gridded variable; its own attributes if unknown."""
+    name = variable_of(dataset)
+    attributes = dataset[name].attrs
+    return VARIABLES.get(name) or Variable(
+        name=name,
+        units=str(attributes.get("units", "")),
+        long_name=str(attributes.get("long_name", name)),
+        standard_name=str(attributes.get("standard_name", "")),
+        valid_min=float(attributes.get("valid_min", -np.inf)),
+        valid_max=float(attributes.get("valid_max", np.inf)),
+    )
+
+
 def check_observations(observed: xr.Dataset, variable: Variable | None = None) -> xr.Dataset:
     """Give back observations that keep the convention; refuse any other, saying why.
 

@@ -1,0 +1,528 @@
+"""The command line: parse, call, print."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.exceptions import CycloptsError
+
+from nowcast import __version__
+
+if TYPE_CHECKING:
+    from nowcast.config import Config
+    from nowcast.tracking import Tracking
+
+FAILURE, USAGE = 1, 2  # exit status
+DEFAULT_WORK = Path("nowcast-work")
+
+app = App(
+    name="nowcast",
+    version=__version__,
+    help="Precipitation nowcasting from radar file to served, verified forecast.",
+    help_format="plaintext",
+    result_action="return_value",
+)
+
+Work = Annotated[
+    Path,
+    Parameter(env_var="NOWCAST_WORK", help="Folder of runs, models and caches."),
+]
+Settings = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--set", help="A setting instead of the file's, as section.field=value.", negative=()
+    ),
+]
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
+
+
+@app.meta.default
+def launcher(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False,
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative=())] = False,
+) -> Any:
+    """Run a command.
+
+    Parameters
+    ----------
+    verbose
+        Say more, and show the traceback of an error.
+    quiet
+        Say nothing but results and errors.
+    """
+    _STATE.update(verbose=verbose, quiet=quiet)
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(format="nowcast: %(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("nowcast").setLevel(level)
+    return app(tokens, exit_on_error=False, print_error=False)
+
+
+@app.command
+def demo(*, work: Work = DEFAULT_WORK, set_: Settings = None) -> None:
+    """Show the whole line on synthetic rain: observe, train, verify, promote, serve, issue.
+
+    Example: nowcast demo
+
+    Parameters
+    ----------
+    work
+        Folder of everything that it makes.
+    set_
+        A setting instead of the default.
+    """
+    from nowcast.config import Config
+    from nowcast.demo import demonstrate
+    from nowcast.experiments import table
+
+    config = Config().replace(set_ or [])
+    made = demonstrate(config, _tracking(work), say=_say, verbose=_bar())
+    print(table(made.scores))
+    print(f"\nchampion: {made.decision.reason}")
+    if not made.decision.promoted:
+        print(f"no candidate won, so the best one was served by its version: {made.served}")
+    print("\nfiles:")
+    for path in (*made.files, made.scores_file, made.scores_file.with_suffix(".png")):
+        print(f"  {path}")
+    print(f"\nthe demo took {made.seconds:.0f} s; open the MLflow UI with:")
+    print(f"  {_ui(_tracking(work))}")
+
+
+@app.command
+def ingest(
+    files: list[str],
+    /,
+    *,
+    archive: Path,
+    reader: str = "",
+    as_json: Json = False,
+) -> int:
+    """Take radar files into an archive; bad ones go to its quarantine, the rest go on.
+
+    Example: nowcast ingest "radar/*.h5" --archive archive
+
+    Parameters
+    ----------
+    files
+        Files or patterns.
+    archive
+        Folder, made if missing.
+    reader
+        Name of the reader; by default found by the content of each file.
+    as_json
+        Print the report as JSON.
+    """
+    from nowcast.data.archive import ingest as ingest_files
+
+    with _progress("ingest") as progress:
+        report = ingest_files(files, archive, reader=reader, progress=progress)
+    refused = [{"file": str(path), "reason": reason} for path, reason in report.refused]
+    if as_json:
+        _json({"added": report.added, "already_there": report.already_there, "refused": refused})
+    else:
+        print(f"{report.added} frames added, {report.already_there} already there, "
+              f"{len(refused)} files refused")  # fmt: skip
+    for one in refused:
+        print(f"nowcast: refused {one['file']}: {one['reason']}", file=sys.stderr)
+    return FAILURE if refused else 0
+
+
+@app.command
+def train(
+    config: Path,
+    /,
+    *,
+    set_: Settings = None,
+    observations: str = "",
+    source: str = "",
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> None:
+    """Train a network, log everything to MLflow, and register the nowcaster.
+
+    Example: nowcast train configs/synthetic.toml --set training.epochs=3
+
+    Parameters
+    ----------
+    config
+        TOML file of settings.
+    set_
+        A setting instead of the file's.
+    observations
+        Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
+    source
+        Which source of an archive.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print what was made as JSON.
+    """
+    from nowcast import experiments
+    from nowcast import training as trainings
+
+    settings = _config(config, set_)
+    tracking = _tracking(work)
+    observed = experiments.observations(settings, observations, source=source)
+    trained = trainings.train(settings, observed, tracking=tracking, verbose=_bar())
+    made = {"uri": trained.uri, "run_id": trained.run_id, "folder": str(trained.folder)}
+    if as_json:
+        _json(made)
+        return
+    print(f"trained {trained.uri or trained.folder} (run {trained.run_id})")
+    print(f"saved in {trained.folder}")
+
+
+@app.command
+def verify(
+    *,
+    nowcaster: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    observations: str = "",
+    source: str = "",
+    period: str = "",
+    split: str = "",
+    config: Path | None = None,
+    set_: Settings = None,
+    thresholds: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    lead_times: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    out: Path | None = None,
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> None:
+    """Score nowcasters on identical cases, always beside persistence and extrapolation.
+
+    Example: nowcast verify --nowcaster models:/nowcast@champion --config configs/synthetic.toml
+    --split test
+
+    Parameters
+    ----------
+    nowcaster
+        Names, folders or models of the registry.
+    observations
+        Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
+    source
+        Which source of an archive.
+    period
+        Only cases in this period, as START/END in UTC.
+    split
+        Only cases in this block of the settings: train, validation or test.
+    config
+        TOML file of settings.
+    set_
+        A setting instead of the file's.
+    thresholds
+        In the variable's units, instead of the settings'.
+    lead_times
+        In minutes, instead of every step of the settings' window.
+    out
+        File for the scores (netCDF); the curves go beside it.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print the scores as JSON.
+    """
+    from nowcast import experiments
+    from nowcast.plots import score_curves
+
+    settings = _config(config, set_)
+    tracking = _tracking(work)
+    observed = experiments.observations(settings, observations, source=source)
+    compared = experiments.nowcasters(settings, nowcaster or [], tracking)
+    block = experiments.block(settings, observed, period=period, split=split)
+    with tracking.run(settings.experiment, "verification") as run:
+        with _progress("verify") as progress:
+            scores = experiments.compare(
+                settings,
+                compared,
+                observed,
+                block=block,
+                lead_times=_minutes(lead_times),
+                thresholds=tuple(thresholds or ()),
+                progress=progress,
+            )
+        run.scores(scores)
+    if out:
+        experiments.save_scores(scores, out)
+        score_curves(scores, path=out.with_suffix(".png"))
+    if as_json:
+        _json(experiments.plain(scores))
+        return
+    print(experiments.table(scores))
+
+
+@app.command
+def promote(
+    *,
+    config: Path | None = None,
+    set_: Settings = None,
+    candidate: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    observations: str = "",
+    source: str = "",
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> int:
+    """Make the best trained nowcaster the champion, if it beats persistence and extrapolation.
+
+    All candidates are verified on the settings' test block. When none wins, the alias stays where
+    it is, the command says what the best one lost by, and exits with 1.
+
+    Example: nowcast promote --config configs/synthetic.toml
+
+    Parameters
+    ----------
+    config
+        TOML file of settings.
+    set_
+        A setting instead of the file's.
+    candidate
+        Models such as models:/nowcast/3; by default every version in the registry.
+    observations
+        Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
+    source
+        Which source of an archive.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print the decision as JSON.
+    """
+    from dataclasses import asdict
+
+    from nowcast import experiments
+    from nowcast import tracking as registry
+
+    settings = _config(config, set_)
+    tracking = _tracking(work)
+    name = settings.promotion.model_name
+    candidates = candidate or registry.versions(name, tracking)
+    if not candidates:
+        raise registry.TrackingError(
+            f"the registry has no version of {name!r}; train one with `nowcast train`"
+        )
+    observed = experiments.observations(settings, observations, source=source)
+    compared = experiments.nowcasters(settings, candidates, tracking)
+    block = experiments.block(settings, observed, split="test")
+    with tracking.run(settings.experiment, "promotion") as run:
+        with _progress("verify") as progress:
+            scores = experiments.compare(
+                settings, compared, observed, block=block, progress=progress
+            )
+        run.scores(scores)
+    decision = registry.promote(
+        scores, candidates=candidates, tracking=tracking, **settings.promotion.model_dump()
+    )
+    if as_json:
+        _json(asdict(decision))
+    else:
+        print(decision.score)
+        for one, value in decision.scores.items():
+            print(f"  {one:30s} {value:.3f}")
+        print(decision.reason)
+    return 0 if decision.promoted else FAILURE
+
+
+@app.command
+def serve(
+    *,
+    model: str = "models:/nowcast@champion",
+    port: int = 5001,
+    work: Work = DEFAULT_WORK,
+) -> int:
+    """Serve a model on loopback with MLflow's own server, until interrupted.
+
+    Example: nowcast serve --port 5001
+
+    Parameters
+    ----------
+    model
+        Of the registry.
+    port
+        On 127.0.0.1.
+    work
+        Folder of runs, models and caches.
+    """
+    from nowcast import serving
+
+    _say(f"serving {model} on http://{serving.HOST}:{port} (POST /invocations, GET /ping)")
+    return serving.serve(model, _tracking(work), port=port)
+
+
+@app.command
+def issue(
+    *,
+    nowcaster: str,
+    observations: str = "",
+    source: str = "",
+    base_time: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    lead_times: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    endpoint: str = "",
+    out: Path,
+    config: Path | None = None,
+    set_: Settings = None,
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> None:
+    """Issue a nowcast: a CF netCDF file, a panel (PNG) and an animation (GIF).
+
+    Example: nowcast issue --nowcaster models:/nowcast@champion --observations archive --out out
+
+    Parameters
+    ----------
+    nowcaster
+        Name, folder or model of the registry.
+    observations
+        Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
+    source
+        Which source of an archive.
+    base_time
+        UTC; by default the last frame.
+    lead_times
+        In minutes, instead of every step of the nowcaster's or the settings' window.
+    endpoint
+        Address that serves the nowcaster, such as http://127.0.0.1:5001; it computes there.
+    out
+        Folder, made if missing.
+    config
+        TOML file of settings.
+    set_
+        A setting instead of the file's.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print the files as JSON.
+    """
+    from nowcast import experiments, issuing
+
+    settings = _config(config, set_)
+    observed = experiments.observations(settings, observations, source=source)
+    opened, provenance = experiments.opened(nowcaster, _tracking(work), endpoint=endpoint)
+    leads = _minutes(lead_times)
+    if leads is None:
+        leads = experiments.lead_times_of(settings, opened, observed)
+    files = issuing.issue(
+        opened,
+        observed,
+        base_times=experiments.times(observed, base_time or []),
+        lead_times=leads,
+        out=out,
+        provenance=provenance,
+    )
+    if as_json:
+        _json({"files": [str(path) for path in files]})
+        return
+    for path in files:
+        print(path)
+
+
+@app.command(name="list")
+def list_(*, as_json: Json = False) -> None:
+    """List the readers, networks and nowcasters.
+
+    Example: nowcast list
+
+    Parameters
+    ----------
+    as_json
+        Print them as JSON.
+    """
+    from nowcast.data.readers import READERS
+    from nowcast.networks import NETWORKS
+    from nowcast.nowcasters import NOWCASTERS
+
+    known = {"readers": READERS, "networks": NETWORKS, "nowcasters": NOWCASTERS}
+    if as_json:
+        _json({kind: sorted(names) for kind, names in known.items()})
+        return
+    for kind, names in known.items():
+        print(f"{kind}: {', '.join(names)}")
+    print("also a nowcaster: a folder of a saved one; models:/NAME@ALIAS or models:/NAME/VERSION")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage; errors are one line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _STATE.update(verbose="-v" in sys.argv or "--verbose" in sys.argv, quiet=False)
+    try:
+        status = app.meta(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        sys.exit(_fail(str(error), USAGE))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", FAILURE))
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if _STATE["verbose"]:
+            logging.getLogger(__name__).exception("the traceback, since --verbose was given")
+        from nowcast.config import ConfigError
+
+        sys.exit(_fail(str(error), USAGE if isinstance(error, ConfigError) else FAILURE))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+_STATE: dict[str, bool] = {"verbose": False, "quiet": False}
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(part.strip(" │╭╮╰╯─") for part in message.splitlines() if part.strip())
+    print(f"nowcast: error: {line}", file=sys.stderr)
+    return status
+
+
+def _say(message: str) -> None:
+    if not _STATE["quiet"]:
+        print(message, file=sys.stderr, flush=True)
+
+
+def _bar() -> int:
+    """Give Keras's verbosity: a progress bar for a person, a line per epoch for a log."""
+    if _STATE["quiet"]:
+        return 0
+    return 1 if sys.stdout.isatty() else 2
+
+
+def _json(content: Any) -> None:
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def _tracking(work: Path) -> "Tracking":
+    from nowcast.tracking import Tracking
+
+    return Tracking(work)
+
+
+def _config(path: Path | None, settings: list[str] | None) -> "Config":
+    from nowcast.config import Config, ConfigError, load
+
+    try:
+        config = load(path) if path else Config()
+    except OSError as error:
+        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
+    return config.replace(settings or [])
+
+
+def _minutes(values: list[int] | None) -> Any:
+    import pandas as pd
+
+    return pd.to_timedelta(sorted(set(values)), unit="min") if values else None
+
+
+def _ui(tracking: "Tracking") -> str:
+    if tracking.uri.startswith("sqlite:"):
+        return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {tracking.uri}"
+    return f"open {tracking.uri}"
+
+
+@contextlib.contextmanager
+def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Give what draws a progress bar where a person waits."""
+    if _STATE["quiet"] or not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

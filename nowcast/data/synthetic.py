@@ -1,0 +1,272 @@
+"""The embedded source: rain that moves, grows and decays like radar's, its motion known.
+
+A Gaussian random field is evolved scale by scale, carried along by the motion of its event, and
+made rain by a rising function: nothing below a threshold, lognormal rates above. The numbers come
+from radar: "measured" below means by ``benchmarks/radar_statistics.py`` on 92 five-minute
+composites of the Royal Netherlands Meteorological Institute, 2010-08-26 00:00 to 07:35 UTC, in a
+square of 295 km without missing values. They were set once, to be like that, never for a score.
+"""
+
+from dataclasses import dataclass
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from pyproj import CRS
+from scipy.special import ndtr, ndtri
+
+from nowcast.conventions import CF_CONVENTIONS, GRID_MAPPING, RAIN_RATE, check_observations
+
+SPECTRAL_SLOPE = (3.0, 4.0)  # fall of power density with wavenumber: coarse, fine; measured on dB
+SCALE_BREAK = 20.0  # km, wavelength between the two slopes; measured
+OUTER_SCALE = 295.0  # km, the largest that was measured; power density is level beyond
+LIFETIME = (1.43, 0.91)  # a, b of a (wavelength/km)^b minutes to fall to 1/e; measured, 4 to 128 km
+FALL_TO_1_E = 2.146193  # t/T at which (1 + t/T) exp(-t/T), the measured fall, is 1/e
+
+WET_FROM = 0.1  # mm/h; less counts as dry. One count of the composites is 0.12 mm/h
+WET_FRACTION = 0.56  # mean of the pixels of a frame that are wet; measured (0.43 to 0.73)
+WET_FRACTION_SPREAD = 0.5  # between events, in normal deviates: 0.2 to 0.9; a judgement, see below
+WET_LOG_MEAN = -0.74  # of rates in mm/h, the lognormal before its cut at WET_FROM; measured
+WET_LOG_SPREAD = 0.98  # its standard deviation; measured
+HIGHEST_RAIN_RATE = 100.0  # mm/h; 55 dBZ, the usual cap against hail; 29 was measured
+
+# One event cannot tell how events differ. Storms move at 7 m/s, mostly to the northeast, in Belgium
+# (Poelman 2014, doi:10.1175/MWR-D-14-00202.1), at 13 m/s in southern Germany (Hagen et al. 1999,
+# doi:10.1017/S1350482799001164); the median lies between. The spread of speed puts the measured
+# event, 27.8 m/s to 74 degrees, at two standard deviations; that of direction is a judgement.
+EVENT_SPEED = 10.0  # m/s, median
+EVENT_SPEED_SPREAD = 0.5  # standard deviation of its logarithm
+EVENT_DIRECTION = (45.0, 45.0)  # degrees clockwise from north, towards: mean, standard deviation
+WANDERING = (1.0, 60.0)  # m/s, minutes: standard deviation and lifetime of motion around its mean
+# in an event, along x and along y; measured
+
+FIRST_TIME = "2024-01-01T00:00"  # UTC, of the first event
+GAP_HOURS = 6.0  # at least, between two events
+GRID_CENTRE = (52.0, 5.0)  # degrees north, degrees east
+
+
+def synthesise(
+    *,
+    events: int = 1,
+    hours: float = 6.0,
+    size: int = 64,
+    grid_spacing_m: float = 2000.0,
+    step_minutes: int = 10,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Give observations of synthetic rain, lazily, with the motion that it has.
+
+    For tests, tutorials and proofs, where no radar data is at hand or the answer must be known.
+    An event depends on the seed and its own number alone, so any part may be computed by itself,
+    in any order, and is always the same to the last bit. Shapes of events are alike at every
+    size: of a field on twice the grid, periodic, each event shows one quarter.
+
+    Parameters
+    ----------
+    events
+        How many; each is one Dask chunk, and six hours without frames divide two.
+    hours
+        From the first frame of an event to its last.
+    size
+        Pixels along y and along x.
+    grid_spacing_m
+        Of these, in metres.
+    step_minutes
+        Between frames.
+    seed
+        Zero or more; each gives different rain.
+
+    Returns
+    -------
+    xr.Dataset
+        ``rain_rate(time, y, x)`` in mm/h without missing values; row 0 is the north. Coordinates
+        ``motion_x(time)``, ``motion_y(time)``: velocity in m/s towards east and north, the same
+        for the whole frame; between frames it changes linearly.
+
+    References
+    ----------
+    Pegram and Clothier (2001), doi:10.1016/S0022-1694(00)00373-5: fields by a power-law spectrum.
+    Bowler et al. (2006), doi:10.1256/qj.04.100: evolution with a lifetime for each scale.
+
+    Examples
+    --------
+    >>> observed = synthesise(events=2, hours=1, size=16)
+    >>> dict(observed.sizes)
+    {'time': 14, 'y': 16, 'x': 16, 'bnds': 2}
+    >>> observed["rain_rate"].chunks[0]
+    (7, 7)
+    >>> bool((observed["rain_rate"] >= 0).all())
+    True
+    """
+    frames = pd.Timedelta(hours=hours) // pd.Timedelta(minutes=step_minutes) + 1
+    source = _Source(frames, size, grid_spacing_m, step_minutes, seed)
+    rain_rate = da.map_blocks(
+        _rain_rate,
+        source,
+        chunks=((frames,) * events, (size,), (size,)),
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    dataset = xr.Dataset(
+        {RAIN_RATE.name: (("time", "y", "x"), rain_rate, RAIN_RATE.attributes)},
+        coords={**_time_coordinates(source, events, hours), **_grid_coordinates(source)},
+        attrs={
+            "title": "Synthetic rain with known motion",
+            "source": f"nowcast.data.synthetic, seed {seed}",
+            "Conventions": CF_CONVENTIONS,
+        },
+    )
+    return check_observations(dataset, RAIN_RATE)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What all events share; the motion and the rain of one follow from it and its number."""
+
+    frames: int
+    size: int
+    grid_spacing_m: float
+    step_minutes: int
+    seed: int
+
+    def generators(self, event: int) -> list[np.random.Generator]:
+        """Independent randomness of one event: for its motion, and for its rain."""
+        children = np.random.SeedSequence([self.seed, event]).spawn(2)
+        return [np.random.default_rng(child) for child in children]
+
+
+def _rain_rate(source: _Source, block_id: tuple[int, ...]) -> np.ndarray:
+    """Rain rate of one event; dims ``(frame, y, x)``."""
+    event = block_id[0]
+    generator = source.generators(event)[1]
+    dry = ndtri(1.0 - WET_FRACTION) + WET_FRACTION_SPREAD * generator.standard_normal()
+    return _as_rain(_gaussian_field(source, event, generator), dry)
+
+
+def _as_rain(field: np.ndarray, dry: float) -> np.ndarray:
+    """Turn standard normal values into rain rate: zero up to `dry`, rising above."""
+    cut = (np.log(WET_FROM) - WET_LOG_MEAN) / WET_LOG_SPREAD
+    exceeded = ndtr(-np.maximum(field, dry)) / ndtr(-dry)  # by which part of the wet pixels
+    rates = np.exp(WET_LOG_MEAN - WET_LOG_SPREAD * ndtri(exceeded * ndtr(-cut)))
+    return np.where(field > dry, np.minimum(rates, HIGHEST_RAIN_RATE), 0.0).astype(np.float32)
+
+
+def _gaussian_field(source: _Source, event: int, generator: np.random.Generator) -> np.ndarray:
+    """Evolve a periodic field, move it, and cut out one quarter; dims ``(frame, y, x)``."""
+    side = 2 * source.size
+    along_y, along_x, wavenumber = _wavenumbers(source)
+    amplitude = _amplitude(wavenumber, side)
+    kept, new = _evolution(wavenumber, source.step_minutes)
+    east, north = _displacement(_motion(source, event), source.step_minutes) / 1000.0
+    field = np.empty((source.frames, source.size, source.size))
+    state = _white_noise(generator, side)
+    for frame in range(source.frames):
+        shift = np.exp(-2j * np.pi * (along_x * east[frame] + along_y * north[frame]))
+        moved = np.fft.irfft2(amplitude * shift * state[0])
+        field[frame] = moved[: source.size, : source.size]
+        state = _product(kept, state) + _product(new, _white_noise(generator, side))
+    return field
+
+
+def _white_noise(generator: np.random.Generator, side: int) -> np.ndarray:
+    """Draw two independent standard normal fields, as modes; ``(2, y, x)``."""
+    return np.fft.rfft2(generator.standard_normal((2, side, side)))
+
+
+def _product(matrices: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """Apply the matrix of each mode to its state."""
+    product: np.ndarray = np.einsum("yxij,jyx->iyx", matrices, state)
+    return product
+
+
+def _wavenumbers(source: _Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cycles per km towards north, towards east, and in all, of each mode of the double grid."""
+    spacing = source.grid_spacing_m / 1000.0
+    along_y = -np.fft.fftfreq(2 * source.size, spacing)[:, None]  # rows go south
+    along_x = np.fft.rfftfreq(2 * source.size, spacing)[None, :]
+    return along_y, along_x, np.hypot(along_y, along_x)
+
+
+def _amplitude(wavenumber: np.ndarray, side: int) -> np.ndarray:
+    """Factor that gives white noise the measured spectrum, mean zero and variance one."""
+    coarse, fine = SPECTRAL_SLOPE
+    relative = np.maximum(wavenumber, 1.0 / OUTER_SCALE) * SCALE_BREAK
+    power = np.where(relative < 1.0, relative**-coarse, relative**-fine)
+    power[0, 0] = 0.0
+    power[side // 2, :] = power[:, side // 2] = 0.0  # a wave of two pixels cannot move by parts
+    twice = np.full(wavenumber.shape[1], 2.0)  # the half of the modes that rfft leaves out
+    twice[[0, -1]] = 1.0
+    amplitude: np.ndarray = np.sqrt(power * side**2 / (power * twice).sum())
+    return amplitude
+
+
+def _evolution(wavenumber: np.ndarray, step_minutes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Matrices, for each mode, of what a step keeps and of what is new; ``(y, x, 2, 2)``.
+
+    The state is a mode and its rate of change, each of variance one; that the second is there
+    makes rain grow and decay smoothly. Correlation after t is ``(1 + t/T) exp(-t/T)``, exactly
+    so at any step.
+    """
+    a, b = LIFETIME
+    lifetime = a * np.maximum(wavenumber, 1.0 / OUTER_SCALE) ** -b
+    passed = step_minutes * FALL_TO_1_E / lifetime
+    rows = [[1.0 + passed, passed], [-passed, 1.0 - passed]]
+    kept = np.moveaxis(np.exp(-passed) * np.array(rows), (0, 1), (-2, -1))
+    new = np.linalg.cholesky(np.eye(2) - kept @ np.swapaxes(kept, -1, -2))
+    return kept, new
+
+
+def _motion(source: _Source, event: int) -> np.ndarray:
+    """Velocity in m/s to east and north, wandering around that of the event; ``(2, frame)``."""
+    generator = source.generators(event)[0]
+    speed = EVENT_SPEED * np.exp(EVENT_SPEED_SPREAD * generator.standard_normal())
+    mean, spread = np.radians(EVENT_DIRECTION)
+    direction = mean + spread * generator.standard_normal()
+    motion = np.empty((2, source.frames))
+    deviation, lifetime = WANDERING
+    kept = np.exp(-source.step_minutes / lifetime)
+    wandering = deviation * generator.standard_normal(2)
+    for frame in range(source.frames):
+        motion[:, frame] = speed * np.array([np.sin(direction), np.cos(direction)]) + wandering
+        new = np.sqrt(1.0 - kept**2) * deviation * generator.standard_normal(2)
+        wandering = kept * wandering + new
+    return motion
+
+
+def _displacement(motion: np.ndarray, step_minutes: int) -> np.ndarray:
+    """Metres since the first frame, motion changing linearly between frames; ``(2, frame)``."""
+    steps = 60.0 * step_minutes * (motion[:, 1:] + motion[:, :-1]) / 2.0
+    return np.pad(steps.cumsum(axis=1), ((0, 0), (1, 0)))
+
+
+def _time_coordinates(source: _Source, events: int, hours: float) -> dict[str, object]:
+    """Nominal times with bounds, and the motion."""
+    step = pd.Timedelta(minutes=source.step_minutes)
+    apart = pd.Timedelta(hours=hours + GAP_HOURS).ceil("h")
+    first = pd.timedelta_range(0, periods=source.frames, freq=step)
+    offsets = pd.TimedeltaIndex([apart * event + one for event in range(events) for one in first])
+    times = pd.Timestamp(FIRST_TIME) + offsets
+    bounds = np.stack([times - step, times], axis=1)
+    motion = np.concatenate([_motion(source, event) for event in range(events)], axis=1)
+    names = {"standard_name": "time", "long_name": "nominal time, end of the interval"}
+    return {
+        "time": ("time", times, {**names, "bounds": "time_bnds"}),
+        "time_bnds": (("time", "bnds"), bounds),
+        "motion_x": ("time", motion[0], {"long_name": "motion towards east", "units": "m s-1"}),
+        "motion_y": ("time", motion[1], {"long_name": "motion towards north", "units": "m s-1"}),
+    }
+
+
+def _grid_coordinates(source: _Source) -> dict[str, object]:
+    """Pixel centres in metres around the centre of the projection, and the projection."""
+    centres = (np.arange(source.size) - (source.size - 1) / 2.0) * source.grid_spacing_m
+    latitude, longitude = GRID_CENTRE
+    projection = CRS.from_dict(
+        {"proj": "laea", "lat_0": latitude, "lon_0": longitude, "ellps": "WGS84", "units": "m"}
+    )
+    return {
+        "y": ("y", centres[::-1], {"standard_name": "projection_y_coordinate", "units": "m"}),
+        "x": ("x", centres, {"standard_name": "projection_x_coordinate", "units": "m"}),
+        GRID_MAPPING: ((), 0, projection.to_cf()),
+    }

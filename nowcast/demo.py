@@ -1,0 +1,127 @@
+"""The whole line on synthetic rain: observe, train, verify, promote, serve, issue."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import xarray as xr
+
+from nowcast import experiments
+from nowcast.config import Config
+from nowcast.frames import base_times
+from nowcast.issuing import issue
+from nowcast.plots import score_curves
+from nowcast.serving import endpoint
+from nowcast.tracking import Decision, Tracking, promote
+from nowcast.training import Trained, train, window_of
+
+NETWORKS = ("cnn_lstm", "convlstm")
+EPOCHS = {"cnn_lstm": 4, "convlstm": 3}
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What the demo made.
+
+    Parameters
+    ----------
+    scores
+        Of every nowcaster on the test block.
+    decision
+        Which became the champion, and why.
+    served
+        The version behind the endpoint.
+    files
+        The forecast, its panel and its animation.
+    scores_file
+        The scores as netCDF.
+    seconds
+        How long it took.
+    """
+
+    scores: xr.Dataset
+    decision: Decision
+    served: str
+    files: list[Path]
+    scores_file: Path
+    seconds: float
+
+
+def demonstrate(
+    config: Config, tracking: Tracking, *, say: Callable[[str], None], verbose: int = 1
+) -> Demonstration:
+    """Run the whole line and give what came of it.
+
+    Parameters
+    ----------
+    config
+        Of the experiment; its network is replaced by each of `NETWORKS`.
+    tracking
+        Where runs and models go.
+    say
+        Told what happens next.
+    verbose
+        Of the training: 0 silent, 1 progress bar, 2 a line per epoch.
+    """
+    started = time.monotonic()
+    out = tracking.work / "demo"
+    say(f"1/7 observations: {config.synthetic.events} events of synthetic rain")
+    observed = experiments.synthetic(config).load()
+    trained = {}
+    for position, name in enumerate(NETWORKS, start=2):
+        say(f"{position}/7 training {name}")
+        settings = [f"network.name={name}", f"training.epochs={EPOCHS[name]}"]
+        one = train(config.replace(settings), observed, tracking=tracking, verbose=verbose)
+        trained[one.uri] = one
+    say("4/7 verifying both beside persistence and extrapolation on the test block")
+    scores = _verify(config, trained, observed, tracking)
+    scores_file = experiments.save_scores(scores, out / "scores.nc")
+    score_curves(scores, path=out / "scores.png")
+    say("5/7 promoting")
+    decision = promote(
+        scores, candidates=list(trained), tracking=tracking, **config.promotion.model_dump()
+    )
+    served = decision.best
+    say(f"6/7 serving {served} on loopback")
+    with endpoint(served, tracking, log=out / "endpoint.log") as address:
+        say("7/7 issuing a nowcast through the endpoint")
+        files = _issue(config, served, address, observed, tracking, out)
+    seconds = time.monotonic() - started
+    return Demonstration(scores, decision, served, files, scores_file, seconds)
+
+
+def _verify(
+    config: Config, trained: dict[str, Trained], observed: xr.Dataset, tracking: Tracking
+) -> xr.Dataset:
+    compared = experiments.nowcasters(config, [], tracking)
+    compared |= {uri: one.nowcaster for uri, one in trained.items()}
+    block = experiments.block(config, observed, split="test")
+    with tracking.run(config.experiment, "verification") as run:
+        scores = experiments.compare(config, compared, observed, block=block)
+        run.scores(scores)
+    return scores
+
+
+def _issue(
+    config: Config,
+    uri: str,
+    address: str,
+    observed: xr.Dataset,
+    tracking: Tracking,
+    out: Path,
+) -> list[Path]:
+    remote, provenance = experiments.opened(uri, tracking, endpoint=address)
+    block = experiments.block(config, observed, split="test")
+    candidates = base_times(observed, window_of(config), block)
+    wetness = observed[config.variable.name].sel(time=candidates).mean(("y", "x"))
+    wettest = candidates[int(wetness.values.argmax())]
+    return issue(
+        remote,
+        observed,
+        base_times=pd.DatetimeIndex([wettest]),
+        lead_times=config.window.lead_times,
+        out=out,
+        provenance=provenance,
+    )

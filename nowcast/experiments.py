@@ -1,0 +1,252 @@
+"""What an experiment's settings mean in observations, nowcasters and cases: used by every verb."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nowcast.config import Config, ConfigError
+from nowcast.frames import Block, step_of
+from nowcast.nowcasters import BASELINES, Nowcaster
+from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.serving import EndpointNowcaster
+from nowcast.tracking import Tracking, open_nowcaster
+from nowcast.training import blocks_of
+from nowcast.verification import case_times, verify
+
+SYNTHETIC = "synthetic"
+
+
+def observations(config: Config, path: str | list[str] = "", *, source: str = "") -> xr.Dataset:
+    """Open the observations that the settings name, or those at a path, on the settings' grid.
+
+    Parameters
+    ----------
+    config
+        Of the experiment.
+    path
+        Instead of ``data.observations``: an archive, a NetCDF/Zarr path or raw radar files.
+    source
+        Instead of ``data.source``.
+    """
+    from nowcast.data import open_observations
+    from nowcast.data.grids import coarsen
+
+    where = path or config.data.observations
+    if where == SYNTHETIC:
+        return synthetic(config)
+    observed = open_observations(
+        where, source=source or config.data.source, variable=config.variable.variable
+    )
+    return coarsen(observed, config.data.coarsen)
+
+
+def synthetic(config: Config) -> xr.Dataset:
+    """Give the synthetic observations that the settings ask for."""
+    from nowcast.data.synthetic import synthesise
+
+    return synthesise(step_minutes=config.window.step_minutes, **config.synthetic.model_dump())
+
+
+def nowcasters(config: Config, uris: list[str], tracking: Tracking) -> dict[str, Nowcaster]:
+    """Open nowcasters for a comparison: the named ones, and always the baselines first.
+
+    The baselines use the frames and the step of the settings.
+    """
+    window = config.window
+    settings: dict[str, dict[str, Any]] = {
+        "persistence": {"step": window.step},
+        "extrapolation": {"step": window.step, "input_frames": min(window.input_frames, 3)},
+    }
+    names = [*BASELINES, *(uri for uri in uris if uri not in BASELINES)]
+    return {name: open_nowcaster(name, tracking, **settings.get(name, {}))[0] for name in names}
+
+
+def compare(
+    config: Config,
+    compared: dict[str, Nowcaster],
+    observed: xr.Dataset,
+    *,
+    block: Block | None,
+    lead_times: pd.TimedeltaIndex | None = None,
+    thresholds: tuple[float, ...] = (),
+    progress: Any = None,
+) -> xr.Dataset:
+    """Verify nowcasters by the settings' protocol.
+
+    Parameters
+    ----------
+    config
+        Of the experiment.
+    compared
+        By name; see `nowcasters`.
+    observed
+        Where the cases come from.
+    block
+        In which they lie; None takes all there are.
+    lead_times, thresholds
+        Instead of those of the settings.
+    progress
+        Called with (done, all) after each batch.
+    """
+    section = config.verification
+    leads = config.window.lead_times if lead_times is None else lead_times
+    cases = case_times(
+        observed,
+        nowcasters=compared,
+        lead_times=leads,
+        every=pd.Timedelta(minutes=section.every_minutes),
+        block=block,
+    )
+    return verify(
+        compared,
+        observed,
+        base_times=cases,
+        lead_times=leads,
+        thresholds=thresholds or section.thresholds,
+        batch_cases=section.batch_cases,
+        progress=(lambda done: progress(done, len(cases))) if progress else None,
+    )
+
+
+def block(
+    config: Config, observed: xr.Dataset, *, period: str = "", split: str = ""
+) -> Block | None:
+    """Give the block of time that a period or the name of a split asks for; None for all times.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or the split is unknown.
+    """
+    if period and split:
+        raise ConfigError("give a period or a split, not both")
+    if period:
+        return Block.parse(period)
+    if not split:
+        return None
+    blocks = blocks_of(config, observed)
+    if split not in blocks:
+        raise ConfigError(f"unknown split {split!r}; known are {', '.join(blocks)}")
+    return blocks[split]
+
+
+def opened(
+    uri: str,
+    tracking: Tracking,
+    *,
+    endpoint: str = "",
+) -> tuple[Nowcaster, dict[str, str]]:
+    """Open one nowcaster to issue with, and say what it is.
+
+    Parameters
+    ----------
+    uri
+        Name, folder or model of the registry.
+    tracking
+        Where the registry is.
+    endpoint
+        Address that serves it, if it shall compute there.
+    """
+    nowcaster, provenance = open_nowcaster(uri, tracking)
+    if not endpoint:
+        return nowcaster, provenance
+    if not isinstance(nowcaster, NeuralNowcaster):
+        raise ConfigError(f"{uri!r} is computed here, not behind an endpoint; leave --endpoint out")
+    remote = EndpointNowcaster(nowcaster.settings, endpoint.rstrip("/"))
+    return remote, {**provenance, "endpoint": endpoint}
+
+
+def times(observed: xr.Dataset, texts: list[str]) -> pd.DatetimeIndex:
+    """Give base times from ISO texts; the time of the last frame if there are none.
+
+    Raises
+    ------
+    ValueError
+        If a text is no time, or there are no frames.
+    """
+    if not texts:
+        if not observed.sizes["time"]:
+            raise ValueError("the observations hold no frames, so there is no base time")
+        return observed["time"].to_index()[-1:]
+    try:
+        parsed = [pd.Timestamp(text) for text in texts]
+    except ValueError as error:
+        raise ConfigError(f"a base time is an ISO time in UTC: {error}") from error
+    naive = [time.tz_convert(None) if time.tz else time for time in parsed]
+    return pd.DatetimeIndex(sorted(set(naive)))
+
+
+def lead_times_of(config: Config, nowcaster: Nowcaster, observed: xr.Dataset) -> pd.TimedeltaIndex:
+    """Give every lead time of a network, or the settings' number of the observations' steps."""
+    if isinstance(nowcaster, NeuralNowcaster | EndpointNowcaster):
+        window = nowcaster.settings.window
+        frames, step = window.lead_frames, window.step
+    else:
+        frames, step = config.window.lead_frames, step_of(observed)
+    return pd.TimedeltaIndex([step * lead for lead in range(1, frames + 1)])
+
+
+def plain(scores: xr.Dataset) -> dict[str, Any]:
+    """Give scores as JSON types: null where undefined, the protocol beside them."""
+    rows = []
+    for name in scores["nowcaster"].values:
+        for lead_time in scores["lead_time"].values:
+            one = scores.sel(nowcaster=name, lead_time=lead_time)
+            minutes = int(lead_time / np.timedelta64(1, "m"))
+            for key, score in one.items():
+                values = dict(score.to_series()) if score.ndim else {"": score.item()}
+                rows += [
+                    {
+                        "nowcaster": str(name),
+                        "lead_minutes": minutes,
+                        "score": str(key),
+                        **({"threshold": float(at)} if at != "" else {}),
+                        "value": float(value) if value == value else None,
+                    }
+                    for at, value in values.items()
+                ]
+    return {"protocol": json.loads(scores.attrs["protocol"]), "scores": rows}
+
+
+def table(scores: xr.Dataset) -> str:
+    """Give the scores as a table: a row per nowcaster, a column per lead time.
+
+    The first lines say by which protocol.
+    """
+    minutes = (scores["lead_time"].values / pd.Timedelta("1min")).astype(int)
+    protocol = scores.attrs["protocol_sha256"][:12]
+    width = max(len(str(name)) for name in scores["nowcaster"].values) + 2
+    heading = f"{'':{width}}" + "".join(f"{minute:>6d}" for minute in minutes)
+    lines = [f"protocol {protocol}; columns are lead times in minutes"]
+    for label, values in _rows(scores):
+        lines += ["", f"{label}", heading]
+        for name in values["nowcaster"].values:
+            figures = values.sel(nowcaster=name).values
+            cells = "".join(
+                f"{figure:6.2f}" if figure == figure else "     -" for figure in figures
+            )
+            lines.append(f"{name!s:{width}}{cells}")
+    return "\n".join(lines)
+
+
+def save_scores(scores: xr.Dataset, path: Path) -> Path:
+    """Write the scores as netCDF, whole or not at all."""
+    from nowcast.durable import replacing
+
+    with replacing(path) as temporary:
+        scores.to_netcdf(temporary, engine="netcdf4")
+    return path
+
+
+def _rows(scores: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
+    units = scores["rmse"].attrs["units"]
+    rows = [(f"RMSE ({units})", scores["rmse"])]
+    for threshold in scores["threshold"].values:
+        selected = scores.sel(threshold=threshold)
+        rows.append((f"CSI at {threshold:g} {units}", selected["csi"]))
+        rows.append((f"frequency bias at {threshold:g} {units}", selected["frequency_bias"]))
+    return rows

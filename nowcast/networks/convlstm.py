@@ -1,0 +1,115 @@
+"""ConvLSTM encoder-forecaster.
+
+References
+----------
+Shi et al. (2015), Convolutional LSTM Network, arXiv:1506.04214
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a ConvLSTM encoder-forecaster is made of.
+
+    Parameters
+    ----------
+    patch
+        Side of the squares of pixels that are moved to channels before the first layer.
+    filters
+        Hidden channels of each encoder layer, from the input up.
+    kernel
+        Side of all kernels of the recurrent layers, in patches.
+    """
+
+    patch: int = 4
+    filters: tuple[int, ...] = (48, 48)
+    kernel: int = 3
+
+    @property
+    def grid_multiple(self) -> int:
+        """Both sides of the grid must be a multiple of this many pixels."""
+        return self.patch
+
+    @property
+    def any_grid(self) -> bool:
+        """Whether weights fitted on one grid can be used on another."""
+        return True
+
+
+def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tuple[int, int]) -> Any:
+    """Build the network: the forecaster's layers mirror the encoder's and start in its states.
+
+    The forecaster's first layer gets no input (zeros), each further one the states of the layer
+    below it; a 1x1 convolution on all forecaster states gives the lead frames.
+
+    Parameters
+    ----------
+    settings
+        See `Settings`.
+    input_frames, lead_frames
+        Of the window.
+    grid : (y, x)
+        Pixels.
+
+    Returns
+    -------
+    keras.Model
+        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, 1)``.
+    """
+    import keras
+    from keras import layers, ops
+
+    def recurrent(filters: int) -> Any:
+        return layers.ConvLSTM2D(
+            filters, settings.kernel, padding="same", return_sequences=True, return_state=True
+        )
+
+    frames = keras.Input((input_frames, *grid, 2), name="frames")
+    hidden = to_patches(frames, settings.patch)
+    states = []
+    for filters in settings.filters:
+        hidden, *state = recurrent(filters)(hidden)
+        states.append(state)
+    hidden = ops.zeros_like(ops.repeat(states[-1][0][:, None, ..., :1], lead_frames, axis=1))
+    levels = []
+    for filters, state in zip(reversed(settings.filters), reversed(states), strict=True):
+        hidden, *_ = recurrent(filters)(hidden, initial_state=state)
+        levels.append(hidden)
+    patches = layers.Conv3D(settings.patch**2, 1, name="rain")(ops.concatenate(levels, axis=-1))
+    return keras.Model(frames, from_patches(patches, settings.patch), name="convlstm")
+
+
+def to_patches(frames: Any, patch: int) -> Any:
+    """Move squares of pixels to channels.
+
+    Parameters
+    ----------
+    frames : (batch, frame, y, x, channel)
+        With y and x multiples of `patch`.
+    patch
+        Side of the squares.
+
+    Returns
+    -------
+    patches : (batch, frame, y / patch, x / patch, patch * patch * channel)
+    """
+    from keras import ops
+
+    _, count, height, width, channels = frames.shape
+    tall, wide = height // patch, width // patch
+    blocks = ops.reshape(frames, (-1, count, tall, patch, wide, patch, channels))
+    blocks = ops.transpose(blocks, (0, 1, 2, 4, 3, 5, 6))
+    return ops.reshape(blocks, (-1, count, tall, wide, patch * patch * channels))
+
+
+def from_patches(patches: Any, patch: int) -> Any:
+    """Move channels back to squares of pixels, the inverse of `to_patches`."""
+    from keras import ops
+
+    _, count, tall, wide, channels = patches.shape
+    kept = channels // patch**2
+    blocks = ops.reshape(patches, (-1, count, tall, wide, patch, patch, kept))
+    blocks = ops.transpose(blocks, (0, 1, 2, 4, 3, 5, 6))
+    return ops.reshape(blocks, (-1, count, tall * patch, wide * patch, kept))

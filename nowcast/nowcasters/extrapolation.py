@@ -1,0 +1,117 @@
+"""Optical flow: the last frame moves on as it has moved."""
+
+import contextlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nowcast.conventions import Variable, build_nowcast, check_nowcast, known_variable
+from nowcast.frames import check_observed, input_frames, step_of
+
+RAIN_FROM = 0.1  # mm/h; below it optical flow sees no rain (the usual choice in pysteps)
+DRY_DB = -15.0  # dB of the dry pixels that optical flow sees (likewise)
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """Lucas-Kanade optical flow and semi-Lagrangian advection of the last frame, by pysteps.
+
+    What flows in from outside the grid, or from where nothing was observed, is missing.
+
+    Parameters
+    ----------
+    input_frames
+        Frames from which motion is found.
+    step
+        Time between them; by default that of the observations.
+    variable
+        What is forecast; by default the one quantity that the observations hold.
+
+    References
+    ----------
+    Pulkkinen et al. (2019), pysteps, doi:10.5194/gmd-12-4185-2019;
+    Germann and Zawadzki (2002), doi:10.1175/1520-0493(2002)130<2859:SDOTPO>2.0.CO;2
+    """
+
+    input_frames: int = 3
+    step: pd.Timedelta | None = None
+    variable: Variable | None = None
+
+    def nowcast(
+        self, observed: xr.Dataset, *, base_times: pd.DatetimeIndex, lead_times: pd.TimedeltaIndex
+    ) -> xr.Dataset:
+        """Give the last frame advected to each lead time; see `Nowcaster`.
+
+        Raises
+        ------
+        ValueError
+            If a base time lacks a frame, or a frame has no observed pixel.
+        """
+        variable = self.variable or known_variable(observed)
+        step = self.step or step_of(observed)
+        fields = []
+        for base_time in base_times:
+            window = input_frames(
+                observed, base_time=base_time, frames=self.input_frames, step=step
+            )
+            frames = window[variable.name].values
+            check_observed(window, variable.name)
+            fields.append(_advect(frames, _motion(frames, variable), list(lead_times / step)))
+        values = np.clip(np.stack(fields), variable.valid_min, variable.valid_max)
+        return check_nowcast(
+            build_nowcast(
+                values,
+                observed=observed,
+                variable=variable,
+                base_times=base_times,
+                lead_times=lead_times,
+            )
+        )
+
+
+def _motion(frames: np.ndarray, variable: Variable) -> np.ndarray:
+    """Give the motion in pixels per step, (2, y, x), x first; zero where none is seen."""
+    moving = _last_textured(_as_optical_flow_sees(frames, variable))
+    if len(moving) < 2:
+        return np.zeros((2, *frames.shape[1:]))
+    with _quiet():
+        from pysteps.motion.lucaskanade import dense_lucaskanade
+
+        return np.asarray(dense_lucaskanade(np.ma.masked_invalid(moving)))
+
+
+def _last_textured(frames: np.ndarray) -> np.ndarray:
+    """Give the frames after the last one that is uniform: optical flow fails on such frames."""
+    uniform = [index for index, frame in enumerate(frames) if _is_uniform(frame)]
+    return frames[uniform[-1] + 1 :] if uniform else frames
+
+
+def _advect(frames: np.ndarray, motion: np.ndarray, steps: list[float]) -> np.ndarray:
+    with _quiet():
+        from pysteps.extrapolation.semilagrangian import extrapolate
+
+        return np.asarray(
+            extrapolate(frames[-1].astype(float), motion, steps, allow_nonfinite_values=True)
+        )
+
+
+def _as_optical_flow_sees(frames: np.ndarray, variable: Variable) -> np.ndarray:
+    if variable.name != "rain_rate":
+        return frames.astype(float)
+    wet = np.where(frames >= RAIN_FROM, frames, RAIN_FROM)
+    decibel = np.where(frames >= RAIN_FROM, 10 * np.log10(wet), DRY_DB)
+    return np.where(np.isfinite(frames), decibel, np.nan)
+
+
+def _is_uniform(frame: np.ndarray) -> bool:
+    finite = frame[np.isfinite(frame)]
+    return finite.size == 0 or float(np.ptp(finite)) == 0.0
+
+
+def _quiet() -> Any:
+    # pysteps prints when it is imported.
+    return contextlib.redirect_stdout(io.StringIO())

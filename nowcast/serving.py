@@ -1,0 +1,241 @@
+"""The champion behind an endpoint that speaks MLflow's protocol.
+
+For loopback and guarded networks: the server is MLflow's own, which has no size limits.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nowcast.nowcasters.neural import NeuralSettings, nowcast_with
+from nowcast.tracking import ENVIRONMENT, Tracking, resolve
+
+HOST = "127.0.0.1"
+START_SECONDS = 120  # TensorFlow's import on a busy machine included
+REQUEST_SECONDS = 60
+
+
+class ServingError(RuntimeError):
+    """The endpoint did not start or did not answer as it should."""
+
+
+def command(uri: str, *, port: int) -> list[str]:
+    """Give the command that serves a model of the registry on loopback, in this environment.
+
+    Examples
+    --------
+    >>> command("models:/nowcast@champion", port=5001)[1:]
+    ['-m', 'mlflow', 'models', 'serve', '--model-uri', 'models:/nowcast@champion',
+     '--env-manager', 'local', '--host', '127.0.0.1', '--port', '5001']
+    """
+    options = ["--model-uri", uri, "--env-manager", "local", "--host", HOST, "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", "models", "serve", *options]
+
+
+def environment(tracking: Tracking) -> dict[str, str]:
+    """Give the environment in which the server finds the registry."""
+    # MLflow starts uvicorn by its name.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {
+        **ENVIRONMENT,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **os.environ,
+        "PATH": path,
+        "MLFLOW_TRACKING_URI": tracking.uri,
+        "MLFLOW_REGISTRY_URI": tracking.uri,
+    }
+
+
+def serve(uri: str, tracking: Tracking, *, port: int) -> int:
+    """Serve a model until interrupted; give the server's exit status.
+
+    Raises
+    ------
+    ServingError
+        If the port is taken.
+    nowcast.tracking.TrackingError
+        If there is no such model.
+    """
+    exact = resolve(uri, tracking)
+    _check_free(port)
+    return subprocess.run(
+        command(exact, port=port), env=environment(tracking), check=False
+    ).returncode
+
+
+@contextlib.contextmanager
+def endpoint(uri: str, tracking: Tracking, *, log: Path, port: int = 0) -> Iterator[str]:
+    """Serve a model for the length of the block; give the address once it answers.
+
+    Parameters
+    ----------
+    uri
+        Of the model.
+    tracking
+        Where the registry is.
+    log
+        File for what the server prints.
+    port
+        0 takes a free one.
+
+    Raises
+    ------
+    ServingError
+        If the server does not answer in time; the message names the log.
+    """
+    port = port or _free_port()
+    _check_free(port)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command(resolve(uri, tracking), port=port),
+            env=environment(tracking),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            address = f"http://{HOST}:{port}"
+            _wait_until_ready(address, server, log)
+            yield address
+        finally:
+            _stop(server)
+
+
+@dataclass(frozen=True)
+class EndpointNowcaster:
+    """A served network as a nowcaster: the settings are local, the computing is remote.
+
+    Parameters
+    ----------
+    settings
+        Of the served network, from the registry.
+    address
+        Such as ``http://127.0.0.1:5001``.
+    """
+
+    settings: NeuralSettings
+    address: str
+
+    @property
+    def input_frames(self) -> int:
+        """Frames up to and with the base time that it uses."""
+        return self.settings.window.input_frames
+
+    @property
+    def step(self) -> pd.Timedelta | None:
+        """Time between them."""
+        return self.settings.window.step
+
+    def nowcast(
+        self, observed: xr.Dataset, *, base_times: pd.DatetimeIndex, lead_times: pd.TimedeltaIndex
+    ) -> xr.Dataset:
+        """Give the endpoint's nowcast; see `nowcast.nowcasters.Nowcaster`.
+
+        Raises
+        ------
+        ServingError
+            If the endpoint does not answer, or not with lead frames of the right shape.
+        """
+        return nowcast_with(
+            self.settings, self.forecast, observed, base_times=base_times, lead_times=lead_times
+        )
+
+    def forecast(self, frames: np.ndarray) -> np.ndarray:
+        """Give the endpoint's lead frames for bare arrays; missing pixels travel as null."""
+        answer = self._post({"inputs": _with_null(frames)})
+        lead_frames = np.array(answer.get("predictions"), dtype=np.float32)
+        batch, _, height, width = frames.shape
+        expected = (batch, self.settings.window.lead_frames, height, width)
+        if lead_frames.shape != expected:
+            raise ServingError(
+                f"{self.address} answered with the shape {lead_frames.shape} instead of "
+                f"{expected}; does it serve another model?"
+            )
+        return lead_frames
+
+    def _post(self, content: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.address}/invocations",
+            data=json.dumps(content, allow_nan=False).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
+                body: dict[str, Any] = json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise ServingError(f"{self.address} refused: {_message(error)}") from error
+        except (OSError, ValueError) as error:
+            raise ServingError(
+                f"the endpoint {self.address} does not answer ({error}); start one with "
+                "`nowcast serve`"
+            ) from error
+        return body
+
+
+def _with_null(frames: np.ndarray) -> list[Any]:
+    plain = frames.astype(object)
+    plain[np.isnan(frames)] = None
+    nested: list[Any] = plain.tolist()
+    return nested
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    try:
+        text = str(json.loads(error.read()).get("message", ""))
+    except (OSError, ValueError, AttributeError):
+        text = ""
+    return f"HTTP {error.code} {text.splitlines()[0][:300] if text else error.reason}"
+
+
+def _wait_until_ready(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/ping", timeout=2):
+            return
+        time.sleep(0.2)
+    raise ServingError(f"the endpoint did not start within {START_SECONDS} s; {log} says why")
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGTERM)
+    try:
+        server.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServingError(
+                f"port {port} on {HOST} is taken ({error.strerror}); choose another with --port"
+            ) from error

@@ -1,0 +1,532 @@
+"""MLflow: runs, the registry, and which nowcaster is the champion.
+
+Without a server everything stays in one work directory: an SQLite store and an artifact folder.
+A tracking URI that the user has set wins. Metrics are always written to a local file first, so a
+lost server costs no number and never stops a training.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from nowcast import __version__
+from nowcast.durable import replacing
+from nowcast.nowcasters import BASELINES, Nowcaster
+from nowcast.nowcasters import open_nowcaster as open_local_nowcaster
+from nowcast.nowcasters.neural import NeuralNowcaster
+
+LOGGER = logging.getLogger(__name__)
+CHAMPION = "champion"
+ARTIFACT = "nowcaster"  # name of the saved folder inside a logged model
+SERVER_TIMEOUT_SECONDS = 5
+SYSTEM_METRICS_SECONDS = 5
+SERVED_MODEL = Path(__file__).with_name("served_model.py")
+PINNED = ("mlflow", "tensorflow", "keras", "numpy", "xarray", "pandas", "h5py")
+# A few short tries: the defaults wait four minutes for a server that is down.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(SERVER_TIMEOUT_SECONDS),
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+class TrackingError(RuntimeError):
+    """The tracking server or the registry cannot do what was asked."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs and models are kept.
+
+    Parameters
+    ----------
+    work
+        Folder of everything that nowcast keeps.
+
+    Examples
+    --------
+    >>> Tracking(Path("/data/nowcast-work")).uri  # doctest: +SKIP
+    'sqlite:////data/nowcast-work/mlflow.db'
+    """
+
+    work: Path
+
+    @property
+    def uri(self) -> str:
+        """The user's ``MLFLOW_TRACKING_URI``, or an SQLite store in the work directory."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.work.resolve()}/mlflow.db"
+
+    def connect(self) -> Any:
+        """Give the MLflow module, pointed at the store.
+
+        Raises
+        ------
+        TrackingError
+            If a server is configured and does not answer within a few seconds.
+        """
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        check_reachable(self.uri)
+        self.work.mkdir(parents=True, exist_ok=True)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        import mlflow
+
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        return mlflow
+
+    @contextlib.contextmanager
+    def run(
+        self, experiment: str, name: str, *, tags: dict[str, str] | None = None
+    ) -> Iterator["Run"]:
+        """Open a run, with system metrics, for the length of the block.
+
+        A block that raises ends the run as failed. If the server is lost meanwhile the block goes
+        on; `Run.lost` then says why.
+        """
+        mlflow = self.connect()
+        mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
+        experiment_id = self._experiment(mlflow, experiment)
+        active = mlflow.start_run(
+            experiment_id=experiment_id,
+            run_name=name,
+            tags={"nowcast.version": __version__, **code_version(), **(tags or {})},
+            log_system_metrics=True,
+        )
+        run = Run(mlflow, active.info.run_id, self.work / "runs" / active.info.run_id)
+        status = "FAILED"
+        try:
+            yield run
+            status = "FINISHED"
+        finally:
+            run.close(status)
+
+    def _experiment(self, mlflow: Any, name: str) -> str:
+        found = mlflow.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        local = self.uri.startswith("sqlite:")
+        artifacts = (self.work.resolve() / "artifacts").as_uri() if local else None
+        return str(mlflow.create_experiment(name, artifact_location=artifacts))
+
+
+class Run:
+    """One MLflow run; every metric also goes to ``metrics.jsonl`` in the run's local folder."""
+
+    def __init__(self, mlflow: Any, run_id: str, folder: Path) -> None:
+        self._mlflow = mlflow
+        self.run_id = run_id
+        self.folder = folder
+        self.lost = ""
+        self._unsent: list[tuple[dict[str, float], int]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def metrics_file(self) -> Path:
+        """The local copy of every metric, one JSON object per line."""
+        return self.folder / "metrics.jsonl"
+
+    def parameters(self, values: dict[str, Any]) -> None:
+        """Log settings; nested ones get dotted names."""
+        self._send("parameters", lambda: self._mlflow.log_params(flatten(values)))
+
+    def metrics(self, values: dict[str, float], *, step: int) -> None:
+        """Log numbers of one epoch: to the local file, then to the store if it answers."""
+        plain = {name: float(value) for name, value in values.items()}
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **plain}) + "\n")
+        if self.lost or not self._send("metrics", lambda: self._log(plain, step)):
+            self._unsent.append((plain, step))
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Log a file as an artifact."""
+        self._send(path.name, lambda: self._mlflow.log_artifact(str(path), folder or None))
+
+    def text(self, content: str, name: str) -> None:
+        """Log a text as an artifact."""
+        self._send(name, lambda: self._mlflow.log_text(content, name))
+
+    def tags(self, values: dict[str, str]) -> None:
+        """Set tags."""
+        self._send("tags", lambda: self._mlflow.set_tags(values))
+
+    def scores(self, scores: xr.Dataset) -> None:
+        """Log verification scores: the netCDF file, curves, figures and the protocol's hash."""
+        from nowcast.plots import score_curves
+
+        path = self.folder / "scores.nc"
+        with replacing(path) as temporary:
+            scores.to_netcdf(temporary, engine="netcdf4")
+        self.file(path)
+        self.file(score_curves(scores, path=self.folder / "scores.png"))
+        self.tags({"protocol_sha256": scores.attrs["protocol_sha256"]})
+        for lead_time in scores["lead_time"].values:
+            minutes = int(lead_time / np.timedelta64(1, "m"))
+            self.metrics(_figures(scores.sel(lead_time=lead_time)), step=minutes)
+
+    def model(self, folder: Path, nowcaster: NeuralNowcaster, *, register_as: str) -> str:
+        """Log a saved nowcaster as a pyfunc model and register it.
+
+        Returns
+        -------
+        str
+            The version in the registry; empty if the server was lost.
+        """
+        versions: list[str] = []
+        self._send(
+            "the model", lambda: versions.append(self._model(folder, nowcaster, register_as))
+        )
+        return versions[0] if versions else ""
+
+    def close(self, status: str) -> None:
+        """End the run; what a lost server has missed is sent now if it is back."""
+        if self.lost and self._unsent:
+            self._resend()
+        with contextlib.suppress(Exception):
+            self._mlflow.end_run(status)
+
+    def _resend(self) -> None:
+        try:
+            check_reachable(self._mlflow.get_tracking_uri())
+            for values, step in self._unsent:
+                self._log(values, step)
+        except Exception as error:
+            LOGGER.debug("still lost: %s", error)
+            return
+        self._unsent.clear()
+
+    def _model(self, folder: Path, nowcaster: NeuralNowcaster, register_as: str) -> str:
+        info = self._mlflow.pyfunc.log_model(
+            name=ARTIFACT,
+            python_model=str(SERVED_MODEL),
+            artifacts={ARTIFACT: str(folder)},
+            signature=signature(nowcaster),
+            pip_requirements=requirements(),
+            metadata={"sha256": nowcaster.sha256, "network": nowcaster.settings.network},
+        )
+        tags = {"sha256": nowcaster.sha256, "run_id": self.run_id}
+        with _quiet_registry():
+            version = self._mlflow.register_model(info.model_uri, register_as, tags=tags)
+        return str(version.version)
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        self._mlflow.log_metrics(values, step=step, run_id=self.run_id)
+
+    def _send(self, what: str, call: Any) -> bool:
+        """Make one call of the store; when it fails, remember that the store is lost."""
+        if self.lost:
+            return False
+        try:
+            call()
+        except Exception as error:  # any fault of the store: none may stop a training
+            self.lost = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            LOGGER.warning(
+                "the tracking server was lost while logging %s (%s); training goes on, metrics are "
+                "in %s",
+                what,
+                self.lost,
+                self.metrics_file,
+            )
+            return False
+        return True
+
+
+def check_reachable(uri: str) -> None:
+    """Refuse a tracking server that does not answer its health check within a few seconds.
+
+    Raises
+    ------
+    TrackingError
+        Naming the server and what to do.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_SECONDS):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers: a server behind a guard, or an older one without /health
+    except (OSError, ValueError) as error:
+        raise TrackingError(
+            f"the tracking server {uri} does not answer ({error}); start it, correct "
+            "MLFLOW_TRACKING_URI, or unset it to use the local store"
+        ) from error
+
+
+def open_nowcaster(
+    uri: str, tracking: Tracking, **settings: Any
+) -> tuple[Nowcaster, dict[str, str]]:
+    """Open any nowcaster: by name, folder, or as a model of the registry.
+
+    Parameters
+    ----------
+    uri
+        ``persistence``, a folder, ``models:/nowcast@champion``, ``models:/nowcast/3``, ``runs:/…``.
+    tracking
+        Where the registry is.
+    settings
+        Passed to a named nowcaster.
+
+    Returns
+    -------
+    nowcaster, provenance
+        The second names the nowcaster, its version and the hash of its weights.
+
+    Raises
+    ------
+    ValueError
+        If there is no such nowcaster.
+    TrackingError
+        If the registry has no such model or does not answer.
+    """
+    if uri.startswith(("models:/", "runs:/")):
+        return _open_registered(uri, tracking)
+    nowcaster = open_local_nowcaster(uri, **settings)
+    digest = getattr(nowcaster, "sha256", "")
+    name = Path(uri).name if digest else uri
+    return nowcaster, _provenance(name, version=digest[:12] or __version__, digest=digest)
+
+
+def resolve(uri: str, tracking: Tracking) -> str:
+    """Give ``models:/name/version`` for an alias, so that what was used can be named."""
+    if not uri.startswith("models:/") or "@" not in uri:
+        return uri
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    mlflow = tracking.connect()
+    try:
+        version = mlflow.MlflowClient().get_model_version_by_alias(name, alias)
+    except mlflow.MlflowException as error:
+        raise TrackingError(
+            f"the registry has no model {name!r} with the alias {alias!r} ({tracking.uri}); train "
+            "one and run `nowcast promote`, or name a version as models:/NAME/VERSION"
+        ) from error
+    return f"models:/{name}/{version.version}"
+
+
+def versions(name: str, tracking: Tracking) -> list[str]:
+    """Give ``models:/name/version`` of every version in the registry, oldest first."""
+    mlflow = tracking.connect()
+    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    numbers = sorted(int(version.version) for version in found)
+    return [f"models:/{name}/{number}" for number in numbers]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What `promote` decided, and the figures it decided by.
+
+    Parameters
+    ----------
+    champion
+        URI of the version that carries the alias after the decision; empty if none does.
+    promoted
+        Whether the alias now points to the best candidate because it beat every baseline.
+    best
+        The candidate with the best score.
+    score
+        Name of the score, with threshold and lead times.
+    scores
+        Score of each candidate and baseline.
+    reason
+        One sentence that says why.
+    """
+
+    champion: str
+    promoted: bool
+    best: str
+    score: str
+    scores: dict[str, float]
+    reason: str
+
+
+def promote(
+    scores: xr.Dataset,
+    *,
+    candidates: list[str],
+    tracking: Tracking,
+    model_name: str,
+    score: str,
+    threshold: float,
+    first_lead_minutes: int,
+) -> Decision:
+    """Give the alias ``champion`` to the best candidate if it beats persistence and extrapolation.
+
+    Parameters
+    ----------
+    scores
+        From `nowcast.verification.verify`, of every candidate and both baselines on one test block.
+    candidates
+        ``models:/name/version`` as they are named in `scores`.
+    tracking
+        Where the registry is.
+    model_name
+        In the registry.
+    score, threshold, first_lead_minutes
+        ``csi`` at a threshold (higher is better), ``rmse`` or ``mae`` (lower is better), averaged
+        over lead times from the first one on.
+
+    Raises
+    ------
+    TrackingError
+        If there is no candidate with a score.
+    """
+    values = pooled(scores, score=score, threshold=threshold, first_lead_minutes=first_lead_minutes)
+    sign = 1.0 if score == "csi" else -1.0
+    ranked = sorted(
+        (one for one in candidates if values[one] == values[one]),
+        key=lambda one: -sign * values[one],
+    )
+    at = f" at {threshold:g}" if score == "csi" else ""
+    label = f"{score}{at}, mean of lead times from {first_lead_minutes} min"
+    if not ranked:
+        raise TrackingError(f"no candidate has a {label}; train one, or verify on wetter weather")
+    best = ranked[0]
+    lost = [name for name in BASELINES if not sign * values[best] > sign * values[name]]
+    figures = {name: values[name] for name in (*candidates, *BASELINES)}
+    if lost:
+        by = ", ".join(f"{name} by {abs(values[best] - values[name]):.3f}" for name in lost)
+        current = _current_champion(tracking, model_name)
+        reason = f"{best} lost to {by}; the alias stays where it was ({current or 'nowhere'})"
+        return Decision(current, False, best, label, figures, reason)
+    client = tracking.connect().MlflowClient()
+    client.set_registered_model_alias(model_name, CHAMPION, best.rsplit("/", 1)[1])
+    margins = ", ".join(f"{name} by {abs(values[best] - values[name]):.3f}" for name in BASELINES)
+    return Decision(best, True, best, label, figures, f"{best} beat {margins}")
+
+
+def pooled(
+    scores: xr.Dataset, *, score: str, threshold: float, first_lead_minutes: int
+) -> dict[str, float]:
+    """Give one number per nowcaster: the mean of a score over lead times from the first one on."""
+    values = scores[score]
+    if "threshold" in values.dims:
+        values = values.sel(threshold=threshold)
+    minutes = scores["lead_time"].values.astype("timedelta64[m]").astype(int)
+    if not (minutes >= first_lead_minutes).any():
+        raise ValueError(
+            f"no lead time is {first_lead_minutes} min or longer; see promotion settings"
+        )
+    means = values.isel(lead_time=minutes >= first_lead_minutes).mean("lead_time", skipna=False)
+    return {str(name): float(means.sel(nowcaster=name)) for name in scores["nowcaster"].values}
+
+
+def signature(nowcaster: NeuralNowcaster) -> Any:
+    """Give the tensor signature: input frames to lead frames, any batch, the grid's rule."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Schema, TensorSpec
+
+    window = nowcaster.settings.window
+    grid = (-1, -1) if nowcaster.settings.takes_any_grid else nowcaster.settings.grid
+    float32 = np.dtype(np.float32)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, window.input_frames, *grid))]),
+        outputs=Schema([TensorSpec(float32, (-1, window.lead_frames, *grid))]),
+    )
+
+
+def requirements() -> list[str]:
+    """Give what a logged model needs, with the versions at hand."""
+    from importlib.metadata import version
+
+    return [f"nowcast=={__version__}", *(f"{name}=={version(name)}" for name in PINNED)]
+
+
+def code_version() -> dict[str, str]:
+    """Give the commit of the code, if it runs from a checkout."""
+    import subprocess
+
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return {}
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {"mlflow.source.git.commit": done.stdout.strip()} if done.returncode == 0 else {}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested settings under dotted names.
+
+    Examples
+    --------
+    >>> flatten({"window": {"step_minutes": 10}})
+    {'window.step_minutes': 10}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _open_registered(uri: str, tracking: Tracking) -> tuple[Nowcaster, dict[str, str]]:
+    exact = resolve(uri, tracking)
+    mlflow = tracking.connect()
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(exact))
+    except (mlflow.MlflowException, OSError) as error:
+        line = str(error).splitlines()[0]
+        raise TrackingError(f"{exact} cannot be read from {tracking.uri}: {line}") from error
+    found = sorted(folder.rglob("manifest.json"))
+    if not found:
+        raise TrackingError(f"{exact} holds no nowcaster saved by nowcast; train one with nowcast")
+    nowcaster = NeuralNowcaster.load(found[0].parent)
+    return nowcaster, _provenance(exact, version=exact.rsplit("/", 1)[1], digest=nowcaster.sha256)
+
+
+def _provenance(name: str, *, version: str, digest: str) -> dict[str, str]:
+    return {"nowcaster": name, "nowcaster_version": version, "nowcaster_sha256": digest}
+
+
+def _current_champion(tracking: Tracking, model_name: str) -> str:
+    try:
+        return resolve(f"models:/{model_name}@{CHAMPION}", tracking)
+    except TrackingError:
+        return ""
+
+
+def _figures(scores: xr.Dataset) -> dict[str, float]:
+    """Give the scores of one lead time under names that MLflow takes; undefined ones left out."""
+    figures = {}
+    for score in ("csi", "pod", "far", "frequency_bias", "rmse", "mae", "me"):
+        flat = scores[score].to_series() if scores[score].ndim else scores[score]
+        for key, value in flat.items():
+            parts = key if isinstance(key, tuple) else (key,)
+            name = "/".join([score, *(re.sub(r"[^\w.@-]+", "_", str(part)) for part in parts)])
+            figures[name] = float(value)
+    return {name: value for name, value in figures.items() if value == value}
+
+
+@contextlib.contextmanager
+def _quiet_registry() -> Iterator[None]:
+    loggers = [
+        logging.getLogger(name) for name in ("mlflow.tracking._model_registry.fluent", "mlflow")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        # MLflow prints the version it made.
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,236 @@
+"""The cases on which nowcasters are compared, and the protocol that names them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from nowcast.conventions import Variable, grid_id, known_variable
+from nowcast.frames import Block, Window, base_times
+from nowcast.nowcasters import BASELINES, Nowcaster
+from nowcast.verification.scores import DEFINITIONS, from_sums, sums
+
+SCORING_VERSION = 1  # raised by hand whenever a score would come out otherwise
+MISSING_RULE = (
+    "counted: pixels observed at the valid time and reached by persistence and extrapolation; "
+    "what a nowcaster leaves missing there counts as no rain"
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What scores depend on besides the nowcaster: scores of different protocols do not compare.
+
+    Parameters
+    ----------
+    data_fingerprint, grid_id
+        Of the observations.
+    variable, units
+        What was scored.
+    period
+        First and last base time.
+    cases
+        How many base times.
+    base_times_sha256
+        Which ones.
+    lead_minutes, thresholds
+        What was scored.
+    missing_rule
+        Which pixels count.
+    scoring_version
+        Of the code.
+    """
+
+    data_fingerprint: str
+    grid_id: str
+    variable: str
+    units: str
+    period: str
+    cases: int
+    base_times_sha256: str
+    lead_minutes: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    missing_rule: str = MISSING_RULE
+    scoring_version: int = SCORING_VERSION
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all of it."""
+        content = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What is stamped on every score file."""
+        return {"protocol": json.dumps(asdict(self)), "protocol_sha256": self.sha256}
+
+
+def case_times(
+    observed: xr.Dataset,
+    *,
+    nowcasters: Mapping[str, Nowcaster],
+    lead_times: pd.TimedeltaIndex,
+    every: pd.Timedelta,
+    block: Block | None = None,
+) -> pd.DatetimeIndex:
+    """Give the base times at which every nowcaster has its frames and the future was observed.
+
+    Parameters
+    ----------
+    observed
+        Only its times are read.
+    nowcasters
+        Those compared.
+    lead_times
+        Those compared.
+    every
+        Least time between two cases.
+    block
+        In which all frames must lie.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    common: pd.DatetimeIndex | None = None
+    step = lead_times[0] if len(lead_times) == 1 else pd.Timedelta(np.diff(lead_times).min())
+    leads = round(lead_times[-1] / step)
+    for nowcaster in nowcasters.values():
+        inputs = Window(nowcaster.input_frames, 0, nowcaster.step or step)
+        outputs = Window(1, leads, step)
+        whole = base_times(observed, inputs, block).intersection(
+            base_times(observed, outputs, block)
+        )
+        common = whole if common is None else common.intersection(whole)
+    if common is None or not len(common):
+        where = f" in {block}" if block else ""
+        raise ValueError(
+            f"no base time{where} has all input frames and all lead times up to {lead_times[-1]}; "
+            "choose a longer period or shorter lead times"
+        )
+    return _spaced(common, every)
+
+
+def verify(
+    nowcasters: Mapping[str, Nowcaster],
+    observed: xr.Dataset,
+    *,
+    base_times: pd.DatetimeIndex,
+    lead_times: pd.TimedeltaIndex,
+    thresholds: tuple[float, ...],
+    batch_cases: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """Score nowcasters on identical cases: the same base times, lead times and pixels.
+
+    Parameters
+    ----------
+    nowcasters
+        By name; persistence and extrapolation must be among them, since their reach is part of
+        what is counted.
+    observed
+        Observations that hold the valid times; one that is absent counts as missing.
+    base_times, lead_times, thresholds
+        The cases; thresholds in the units of the variable.
+    batch_cases
+        Cases in memory at a time.
+    progress
+        Called with the number of cases done after each batch.
+
+    Returns
+    -------
+    Dataset
+        Scores by ``(nowcaster, threshold, lead_time)``; see `nowcast.verification.scores`.
+        ``left_missing`` counts the pixels that a nowcaster left missing where it was scored. The
+        protocol stands in the attributes.
+
+    Raises
+    ------
+    ValueError
+        If a baseline is absent or there is no case.
+    """
+    from nowcast.data import fingerprint
+
+    absent = [name for name in BASELINES if name not in nowcasters]
+    if absent or not len(base_times):
+        raise ValueError(
+            f"a verification needs a case or more ({len(base_times)} given) and the baselines "
+            f"{', '.join(BASELINES)} (absent: {', '.join(absent) or 'none'})"
+        )
+    variable = known_variable(observed)
+    totals: dict[str, xr.Dataset] = {}
+    for first in range(0, len(base_times), batch_cases):
+        batch = base_times[first : first + batch_cases]
+        for name, part in _batch_sums(nowcasters, observed, batch, lead_times, thresholds).items():
+            totals[name] = totals[name] + part if name in totals else part
+        if progress:
+            progress(first + len(batch))
+    protocol = Protocol(
+        data_fingerprint=fingerprint(observed),
+        grid_id=grid_id(observed),
+        variable=variable.name,
+        units=variable.units,
+        period=f"{base_times[0].isoformat()}/{base_times[-1].isoformat()}",
+        cases=len(base_times),
+        base_times_sha256=hashlib.sha256(str(list(base_times)).encode()).hexdigest(),
+        lead_minutes=tuple(lead_times.total_seconds() / 60),
+        thresholds=tuple(thresholds),
+    )
+    return _as_dataset(totals, variable, protocol)
+
+
+def _batch_sums(
+    nowcasters: Mapping[str, Nowcaster],
+    observed: xr.Dataset,
+    batch: pd.DatetimeIndex,
+    lead_times: pd.TimedeltaIndex,
+    thresholds: tuple[float, ...],
+) -> dict[str, xr.Dataset]:
+    name = known_variable(observed).name
+    reach = max(one.input_frames * (one.step or lead_times[0]) for one in nowcasters.values())
+    near = observed.sel(time=slice(batch[0] - reach, batch[-1] + lead_times[-1])).load()
+    forecasts = {
+        key: one.nowcast(near, base_times=batch, lead_times=lead_times)[name]
+        for key, one in nowcasters.items()
+    }
+    valid = forecasts[BASELINES[0]]["valid_time"]
+    truth = near[name].reindex(time=np.unique(valid)).sel(time=valid).drop_vars("time")
+    counted = truth.notnull()
+    for baseline in BASELINES:
+        counted = counted & forecasts[baseline].notnull()
+    truth = truth.where(counted)
+    result = {}
+    for key, forecast in forecasts.items():
+        left = (counted & forecast.isnull()).sum(("base_time", "y", "x"))
+        filled = forecast.fillna(0.0).where(counted)
+        result[key] = sums(filled, truth, list(thresholds)).assign(left_missing=left)
+    return result
+
+
+def _as_dataset(
+    totals: dict[str, xr.Dataset], variable: Variable, protocol: Protocol
+) -> xr.Dataset:
+    parts = [
+        from_sums(total).assign(left_missing=total["left_missing"]) for total in totals.values()
+    ]
+    names = pd.Index(list(totals), name="nowcaster")
+    scores = xr.concat(parts, dim=names, coords="minimal", compat="override", join="exact")
+    for score, (long_name, reference) in DEFINITIONS.items():
+        units = variable.units if score in ("mae", "rmse", "me") else "1"
+        scores[score].attrs = {"long_name": long_name, "units": units, "references": reference}
+    scores["threshold"].attrs = {"units": variable.units}
+    return scores.assign_attrs({"title": "verification of nowcasts", **protocol.attributes})
+
+
+def _spaced(times: pd.DatetimeIndex, every: pd.Timedelta) -> pd.DatetimeIndex:
+    kept: list[Any] = []
+    for time in times:
+        if not kept or time - kept[-1] >= every:
+            kept.append(time)
+    return pd.DatetimeIndex(kept)

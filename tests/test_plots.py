@@ -1,0 +1,363 @@
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from PIL import Image
+
+from nowcast import plots
+from nowcast.conventions import RAIN_RATE, REFLECTIVITY, build_nowcast
+
+LAEA = {
+    "grid_mapping_name": "lambert_azimuthal_equal_area",
+    "latitude_of_projection_origin": 52.0,
+    "longitude_of_projection_origin": 10.0,
+    "false_easting": 0.0,
+    "false_northing": 0.0,
+}
+TIMES = pd.date_range("2024-06-01T12:00", periods=8, freq="10min")
+BASE_TIME = TIMES[4]
+LEAD_TIMES = pd.to_timedelta([10, 20, 30], unit="min")
+
+# Machado et al. (2009), doi:10.1109/TVCG.2009.113, severity 1, on linear RGB.
+COLOUR_VISION = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+JUST_SEEN = 2.3  # CIELAB distance; Mahy et al. (1994), doi:10.1002/col.5080190207
+
+
+def observations(values, variable=RAIN_RATE):
+    count, height, width = values.shape
+    return xr.Dataset(
+        {variable.name: (("time", "y", "x"), values.astype(np.float32), variable.attributes)},
+        coords={
+            "time": TIMES[:count],
+            "y": ("y", np.arange(height)[::-1] * 2000.0, {"units": "m"}),
+            "x": ("x", np.arange(width) * 2000.0, {"units": "m"}),
+            "crs": ((), 0, LAEA),
+        },
+    )
+
+
+def persisted(observed, variable=RAIN_RATE, lead_times=LEAD_TIMES):
+    last = observed[variable.name].sel(time=[BASE_TIME]).values[:, None]
+    return build_nowcast(
+        np.repeat(last, len(lead_times), axis=1),
+        observed=observed,
+        variable=variable,
+        base_times=pd.DatetimeIndex([BASE_TIME]),
+        lead_times=lead_times,
+    ).assign_attrs(nowcaster="persistence")
+
+
+@pytest.fixture
+def rain():
+    """A cell of 30 mm/h that moves two columns per frame over a wet edge, the rest dry."""
+    values = np.zeros((8, 32, 32))
+    values[:, :2, :] = 0.3
+    for frame in range(8):
+        values[frame, 10:16, 2 + 2 * frame : 8 + 2 * frame] = 30.0
+    return observations(values)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def rgb(colour):
+    return np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+
+
+def is_colour(picture, colour):
+    return (picture == rgb(colour)).all(axis=-1)
+
+
+def frames_of(path):
+    with Image.open(path) as movie:
+        for number in range(movie.n_frames):
+            movie.seek(number)
+            yield np.asarray(movie.convert("RGB"))
+
+
+@pytest.fixture(params=["panel", "animation"])
+def drawn(request, tmp_path):
+    """Draw as a panel or as the last frame of an animation; give the pixels."""
+
+    def draw(observed, nowcast):
+        path = getattr(plots, request.param)(observed, nowcast, path=tmp_path / "drawn")
+        return list(frames_of(path))[-1]
+
+    return draw
+
+
+def test_missing_is_drawn_in_its_own_colour_where_dry_is_white(rain, drawn):
+    observed = rain.isel(time=slice(0, 5))  # nothing later: all that changes is the nowcast
+    dry = persisted(observed)
+    hole = (dry["x"] > 40_000) & (dry["y"] < 30_000)
+    gappy = dry.assign(rain_rate=dry["rain_rate"].where(~hole))
+
+    with_dry, with_hole = drawn(observed, dry), drawn(observed, gappy)
+
+    changed = (with_dry != with_hole).any(axis=-1)
+    assert changed.sum() > 1000
+    assert is_colour(with_dry, plots.DRY_COLOUR)[changed].all()
+    assert not is_colour(with_hole, plots.DRY_COLOUR)[changed].any()
+    assert is_colour(with_hole, plots.MISSING_COLOUR)[changed].mean() > 0.5
+    # The hatch lies between its colour and that of the ground.
+    between = np.sort([rgb(plots.HATCH_COLOUR), rgb(plots.MISSING_COLOUR)], axis=0)
+    hatched = with_hole[changed]
+    assert ((hatched >= between[0] - 2) & (hatched <= between[1] + 2)).mean() > 0.99
+
+
+def test_what_was_observed_later_is_drawn_when_it_is_there(rain, tmp_path):
+    nowcast = persisted(rain)
+    before = plots.panel(rain.isel(time=slice(0, 5)), nowcast, path=tmp_path / "before.png")
+    after = plots.panel(rain, nowcast, path=tmp_path / "after.png")
+    heavy = plots.RAIN_COLOURS[6]  # 20 to 50 mm/h
+    assert pixels(after).shape[0] > pixels(before).shape[0]
+    cells = [is_colour(pixels(path), heavy).sum() for path in (before, after)]
+    assert cells[1] > 1.2 * cells[0]
+
+
+def test_a_panel_has_at_most_six_lead_times_evenly_spaced():
+    leads = pd.timedelta_range("5min", periods=12, freq="5min")
+    assert list(plots._evenly(leads, 6) / pd.Timedelta("1min")) == [10, 20, 30, 40, 50, 60]
+    assert list(plots._evenly(leads[:7], 6) / pd.Timedelta("1min")) == [5, 15, 25, 35]
+    assert list(plots._evenly(leads[:3], 6)) == list(leads[:3])
+
+
+def test_titles_name_lead_time_and_valid_time(rain):
+    story = plots._Story(rain, persisted(rain))
+    assert story.label(BASE_TIME) == "base time  12:40 UTC"
+    assert story.label(BASE_TIME + LEAD_TIMES[2]) == "+30 min  13:10 UTC"
+    assert story.label(TIMES[2]) == "\N{MINUS SIGN}20 min  12:20 UTC"
+    assert story.titles == ["Rain rate nowcast by persistence", "base time 2024-06-01 12:40 UTC"]
+
+
+def test_the_frames_shown_are_those_that_were_used(rain):
+    nowcast = persisted(rain).assign_attrs(input_frames="2024-06-01T12:20:00Z 2024-06-01T12:40:00Z")
+    assert list(plots._Story(rain, nowcast).inputs) == [TIMES[2], TIMES[4]]
+    unknown = persisted(rain)
+    assert list(plots._Story(rain, unknown).inputs) == list(TIMES[1:5])
+
+
+def test_north_is_up_whatever_the_order_of_rows(rain, drawn):
+    upside_down = rain.isel(y=slice(None, None, -1))
+    assert (drawn(rain, persisted(rain)) == drawn(upside_down, persisted(upside_down))).all()
+    north = is_colour(drawn(rain, persisted(rain)), plots.RAIN_COLOURS[0]).any(axis=1)
+    heavy = is_colour(drawn(rain, persisted(rain)), plots.RAIN_COLOURS[6]).any(axis=1)
+    assert np.flatnonzero(north)[0] < np.flatnonzero(heavy)[0]
+
+
+def test_margins_without_data_are_cut_off():
+    values = np.full((5, 60, 80), np.nan)
+    values[:, 20:40, 30:50] = 1.0
+    story = plots._Story(observations(values), persisted(observations(values)))
+    assert story.nowcast_at(LEAD_TIMES[0]).shape == (24, 24)  # 20 and 2 % of 80 on each side
+    assert story.grid.extent == pytest.approx((55.0, 103.0, 35.0, 83.0))
+
+
+def test_nothing_observed_at_all_can_be_drawn(drawn):
+    observed = observations(np.full((5, 16, 16), np.nan))
+    picture = drawn(observed, persisted(observed))
+    assert is_colour(picture, plots.MISSING_COLOUR).mean() > 0.2
+
+
+def test_a_constant_field_of_another_quantity_can_be_drawn(drawn):
+    observed = observations(np.full((5, 16, 16), 20.0), REFLECTIVITY)
+    picture = drawn(observed, persisted(observed, REFLECTIVITY))
+    assert not is_colour(picture, plots.MISSING_COLOUR)[:, : picture.shape[1] // 2].any()
+
+
+def test_the_mean_of_an_ensemble_is_drawn(rain):
+    alone = persisted(rain)
+    values = np.stack([alone["rain_rate"].values, 3 * alone["rain_rate"].values], axis=1)
+    ensemble = build_nowcast(
+        values,
+        observed=rain,
+        variable=RAIN_RATE,
+        base_times=pd.DatetimeIndex([BASE_TIME]),
+        lead_times=LEAD_TIMES,
+    )
+    story = plots._Story(rain, ensemble)
+    assert story.made_by == "ensemble mean"
+    assert story.nowcast_at(LEAD_TIMES[0]).max() == 60.0
+
+
+def test_an_animation_has_a_frame_per_input_and_per_lead_time(rain, tmp_path):
+    path = plots.animation(rain, persisted(rain), path=tmp_path / "side-by-side.gif")
+    with Image.open(path) as movie:
+        assert movie.n_frames == 4 + 3
+        assert movie.info["loop"] == 0  # for ever
+    observed = rain.isel(time=slice(0, 5))
+    alone = plots.animation(observed, persisted(observed), path=tmp_path / "alone.gif")
+    assert len(list(frames_of(alone))) == 4 + 3
+    assert Image.open(alone).width < Image.open(path).width
+
+
+def test_an_animation_moves_and_keeps_the_colours_of_the_scale(rain, tmp_path):
+    path = plots.animation(rain, persisted(rain), path=tmp_path / "rain.gif")
+    heavy = [is_colour(frame, plots.RAIN_COLOURS[6]) for frame in frames_of(path)]
+    middle = heavy[0].shape[1] // 2 - 30
+    left = [np.flatnonzero(each[:, :middle].any(axis=0)).mean() for each in heavy]
+    assert (np.diff(left) > 0).all()  # observed to the end
+    right = [np.flatnonzero(each[:, middle:-100].any(axis=0)).mean() for each in heavy]
+    assert right[3] > right[0]  # observed up to the base time, and the nowcast persists
+    assert right[4:] == pytest.approx([right[3]] * 3, abs=1)
+
+
+def test_an_observed_frame_that_is_not_there_is_said_to_be_so(rain):
+    nowcast = persisted(rain)
+    gappy = rain.drop_sel(time=TIMES[5])
+    cells = plots._animation_story(plots._Story(gappy, nowcast))
+    assert cells[4][0] == ("no frame observed  +10 min  12:50 UTC", None)
+    assert cells[5][0][0] == "observed  +20 min  13:00 UTC"
+    assert cells[5][1][0] == "nowcast  +20 min  13:00 UTC"
+
+
+def test_several_base_times_are_refused(rain, tmp_path):
+    nowcast = persisted(rain)
+    second = nowcast.assign_coords(base_time=nowcast["base_time"] + np.timedelta64(10, "m"))
+    second["valid_time"] = second["valid_time"] + np.timedelta64(10, "m")
+    both = xr.concat([nowcast, second], dim="base_time")
+    with pytest.raises(ValueError, match=r"the nowcast has 2; select one"):
+        plots.panel(rain, both, path=tmp_path / "panel.png")
+
+
+def test_another_grid_is_refused(rain, tmp_path):
+    with pytest.raises(ValueError, match=r"must be on one grid; 'x' has 31 values"):
+        plots.panel(rain.isel(x=slice(1, None)), persisted(rain), path=tmp_path / "panel.png")
+
+
+def test_a_failing_plot_leaves_what_was_there(rain, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    path = plots.panel(rain, persisted(rain), path=tmp_path / "panel.png")
+    before = path.read_bytes()
+
+    def fail_in_the_middle(self, target, **_):
+        target.write_bytes(b"\x89PNG half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail_in_the_middle)
+    with pytest.raises(OSError, match="disk full"):
+        plots.panel(rain, persisted(rain), path=path)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["panel.png"]
+
+
+def test_a_failing_animation_leaves_nothing(rain, tmp_path, monkeypatch):
+    def fail_in_the_middle(self, target, **_):
+        target.write_bytes(b"GIF89a half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail_in_the_middle)
+    with pytest.raises(OSError, match="disk full"):
+        plots.animation(rain, persisted(rain), path=tmp_path / "loop.gif")
+    assert list(tmp_path.iterdir()) == []
+
+
+def cielab(colours, vision):
+    values = np.array([rgb(colour) for colour in colours]) / 255.0
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    linear = (linear @ np.array(vision).T).clip(0.0, 1.0)
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16.0 / 116.0)
+    differences = [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])]
+    return np.stack(differences, axis=1)
+
+
+@pytest.mark.parametrize("vision", COLOUR_VISION)
+def test_rain_dry_and_missing_differ_for_every_colour_vision(vision):
+    colours = [plots.DRY_COLOUR, plots.MISSING_COLOUR, *plots.RAIN_COLOURS]
+    seen = cielab(colours, COLOUR_VISION[vision])
+    distances = [np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)]
+    assert min(distances) > 6 * JUST_SEEN
+
+
+def score_table(nowcasters=("persistence", "extrapolation", "convlstm")):
+    lead_times = pd.to_timedelta([10, 20, 30], unit="min")
+    fall = np.linspace(0.9, 0.3, 3) * np.linspace(0.6, 1.0, len(nowcasters))[:, None]
+    by_threshold = np.stack([fall, fall / 2], axis=1)
+    by_threshold[0, 1, 2] = np.nan  # a score that is not defined
+    categorical = {
+        name: (("nowcaster", "threshold", "lead_time"), by_threshold)
+        for name in ("csi", "pod", "far", "frequency_bias")
+    }
+    continuous = {
+        name: (("nowcaster", "lead_time"), 1 - fall, {"units": "mm h-1"})
+        for name in ("mae", "rmse", "me")
+    }
+    thresholds = ("threshold", [1.0, 5.0], {"units": "mm h-1"})
+    return xr.Dataset(
+        {**categorical, **continuous},
+        coords={
+            "nowcaster": list(nowcasters),
+            "threshold": thresholds,
+            "lead_time": lead_times,
+        },
+    )
+
+
+def test_score_curves_draw_a_line_per_nowcaster_and_a_plot_per_score(tmp_path):
+    figure = plots._draw_scores(score_table())
+    drawn = [axes for axes in figure.axes if axes.lines]
+    assert [axes.get_title() for axes in drawn] == [
+        "CSI, ≥ 1 mm h⁻¹", "POD, ≥ 1 mm h⁻¹", "FAR, ≥ 1 mm h⁻¹", "frequency bias, ≥ 1 mm h⁻¹",
+        "CSI, ≥ 5 mm h⁻¹", "POD, ≥ 5 mm h⁻¹", "FAR, ≥ 5 mm h⁻¹", "frequency bias, ≥ 5 mm h⁻¹",
+        "MAE (mm h⁻¹)", "RMSE (mm h⁻¹)", "mean error (mm h⁻¹)",
+    ]  # fmt: skip
+    assert list(drawn[0].lines[0].get_xdata()) == [10.0, 20.0, 30.0]
+    assert [line.get_label() for line in drawn[0].lines] == [
+        "persistence", "extrapolation", "convlstm",
+    ]  # fmt: skip
+    path = plots.score_curves(score_table(), path=tmp_path / "scores.png")
+    for colour in plots.LINE_COLOURS[:3]:
+        assert is_colour(pixels(path), colour).any()
+
+
+def test_score_curves_tell_twenty_nowcasters_apart():
+    figure = plots._draw_scores(score_table([f"network-{n}" for n in range(20)]))
+    lines = figure.axes[0].lines
+    styles = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
+    assert len(styles) == 20
+
+
+def test_score_curves_take_the_scores_that_are_there(tmp_path):
+    path = plots.score_curves(score_table()[["rmse"]], path=tmp_path / "rmse.png")
+    assert Image.open(path).format == "PNG"
+    with pytest.raises(ValueError, match=r"none of the scores .* the dataset has \['fss'\]"):
+        plots.score_curves(score_table()[["csi"]].rename(csi="fss"), path=tmp_path / "none.png")
+
+
+def test_matplotlib_is_loaded_late_and_pyplot_never():
+    code = (
+        "import sys, nowcast.plots as plots, pandas as pd, xarray as xr\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "scores = xr.Dataset({'mae': (('nowcaster', 'lead_time'), [[1.0]])}, coords={'nowcaster':"
+        " ['persistence'], 'lead_time': pd.to_timedelta([10], unit='min')})\n"
+        "plots._draw_scores(scores)\n"
+        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
