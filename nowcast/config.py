@@ -48,8 +48,8 @@ class TransformSection(Section):
 
     name: Literal["log", "linear"] = "log"
     offset: float = 0.0
-    reference: float = 0.5  # physical units
-    top: float = 50.0  # physical units
+    reference: float = 5.0  # physical units
+    top: float = 3.0  # physical units
 
     @property
     def transform(self) -> Transform:
@@ -131,7 +131,7 @@ class TrainingSection(Section):
     steps_per_epoch: int = Field(0, ge=0)  # 0: every window once
     batch_size: int = Field(8, ge=1)
     crop_pixels: int = Field(0, ge=0)  # side of the squares trained on; 0: the whole grid
-    learning_rate: float = Field(2e-3, gt=0)  # at first; falls as a cosine to 0 at the last epoch
+    learning_rate: float = Field(3e-3, gt=0)  # at first; falls as a cosine to 0 at the last epoch
     loss: Literal["mse", "mae", "balanced"] = "balanced"
     patience: int = Field(4, ge=1)  # epochs without a better validation loss before stopping
     minutes: float = Field(0.0, ge=0)  # stop after the epoch that passes this; 0: no limit

@@ -310,7 +310,7 @@ class Batches:
         return shuffled
 
     def _cropped(self, positions: np.ndarray, window: int) -> np.ndarray:
-        frames = self._frames[positions]
+        frames: np.ndarray = self._frames[positions]
         height, width = frames.shape[1:]
         side = self._crop
         if not side or (side >= height and side >= width):

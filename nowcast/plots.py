@@ -460,7 +460,7 @@ def _animation_frames(story: _Story) -> "Iterator[Image]":
     from PIL import Image
 
     maps = 2 if story.compared else 1
-    size = (maps * ANIMATION_INCHES + 1.0, ANIMATION_INCHES * story.grid.shape + 1.0)
+    size = (maps * ANIMATION_INCHES + 1.0, ANIMATION_INCHES * story.grid.shape + 1.3)
     figure = Figure(size, dpi=ANIMATION_DPI, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)  # its methods are not typed
     line = figure.subplots(1, maps, squeeze=False, sharey=True)[0]

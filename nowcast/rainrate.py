@@ -32,7 +32,7 @@ def to_rain_rate(
     Examples
     --------
     >>> np.round(to_rain_rate(np.array([-5.0, 0.0, 23.0, np.nan])), 2)
-    array([0., 0., 1., nan])
+    array([ 0.,  0.,  1., nan])
     """
     # Multiplying the comparison keeps NaN, and works for NumPy, Dask and xarray alike.
     return (10.0 ** (reflectivity / 10.0) / a) ** (1.0 / b) * (reflectivity > 0.0)
@@ -65,12 +65,12 @@ def to_reflectivity(
     array([ 0., 23., 39.])
     """
     lowest = (1.0 / a) ** (1.0 / b)
-    return 10.0 * np.log10(a * rain_rate.clip(lowest) ** b)
+    return (10.0 * np.log10(a * rain_rate.clip(lowest) ** b)).clip(0.0)
 
 
 @dataclass(frozen=True)
 class Transform:
-    """An invertible scale on which a network sees a quantity, 0 to about 1.
+    """An invertible scale on which a network sees a quantity: common values between 0 and 1.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ class Transform:
 
     name: Literal["log", "linear"] = "log"
     offset: float = 0.0
-    reference: float = 0.5
-    top: float = 50.0
+    reference: float = 5.0
+    top: float = 3.0
 
     def forward(self, value: Any) -> Any:
         """Take physical values to the network's scale; NaN stays NaN."""

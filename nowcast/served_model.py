@@ -22,7 +22,7 @@ class ServedNowcaster(PythonModel):  # type: ignore[misc]
         """Load the saved nowcaster that lies beside this file."""
         self._nowcaster = NeuralNowcaster.load(context.artifacts["nowcaster"])
 
-    def predict(self, context: Any, model_input: Any) -> Any:  # noqa: ARG002
+    def predict(self, context, model_input):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """Give the lead frames.
 
         Parameters

@@ -6,12 +6,14 @@ lost server costs no number and never stops a training.
 """
 
 import contextlib
+import io
 import json
 import logging
 import os
 import re
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,16 +214,16 @@ class Run:
         self._unsent.clear()
 
     def _model(self, folder: Path, nowcaster: NeuralNowcaster, register_as: str) -> str:
-        info = self._mlflow.pyfunc.log_model(
-            name=ARTIFACT,
-            python_model=str(SERVED_MODEL),
-            artifacts={ARTIFACT: str(folder)},
-            signature=signature(nowcaster),
-            pip_requirements=requirements(),
-            metadata={"sha256": nowcaster.sha256, "network": nowcaster.settings.network},
-        )
         tags = {"sha256": nowcaster.sha256, "run_id": self.run_id}
-        with _quiet_registry():
+        with _quiet():
+            info = self._mlflow.pyfunc.log_model(
+                name=ARTIFACT,
+                python_model=str(SERVED_MODEL),
+                artifacts={ARTIFACT: str(folder)},
+                signature=signature(nowcaster),
+                pip_requirements=requirements(),
+                metadata={"sha256": nowcaster.sha256, "network": nowcaster.settings.network},
+            )
             version = self._mlflow.register_model(info.model_uri, register_as, tags=tags)
         return str(version.version)
 
@@ -516,17 +518,8 @@ def _figures(scores: xr.Dataset) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _quiet_registry() -> Iterator[None]:
-    loggers = [
-        logging.getLogger(name) for name in ("mlflow.tracking._model_registry.fluent", "mlflow")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        # MLflow prints the version it made.
-        with contextlib.redirect_stdout(None):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _quiet() -> Iterator[None]:
+    """Keep MLflow from printing what it does; its errors are raised as ever."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as: a signature was given instead of an example
+        yield

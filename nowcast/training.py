@@ -19,7 +19,7 @@ from nowcast import __version__
 from nowcast.config import Config, TrainingSection
 from nowcast.conventions import VARIABLES, Variable, grid_id, grid_spacing
 from nowcast.frames import Batches, Block, Window, base_times, split, store
-from nowcast.networks import build, settings_of
+from nowcast.networks import build, load_keras, settings_of
 from nowcast.nowcasters.neural import NeuralNowcaster, NeuralSettings
 from nowcast.rainrate import MARSHALL_PALMER, Transform
 from nowcast.tracking import Tracking
@@ -227,8 +227,7 @@ def fit(
     verbose
         0 silent, 1 progress bar, 2 a line per epoch.
     """
-    import keras
-
+    keras = load_keras()
     section, window = config.training, window_of(config)
     transform, variable = config.transform.transform, config.variable.variable
     keras.utils.set_random_seed(section.seed)

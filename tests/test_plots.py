@@ -111,7 +111,7 @@ def drawn(request, tmp_path):
 def test_missing_is_drawn_in_its_own_colour_where_dry_is_white(rain, drawn):
     observed = rain.isel(time=slice(0, 5))  # nothing later: all that changes is the nowcast
     dry = persisted(observed)
-    hole = (dry["x"] > 40_000) & (dry["y"] < 30_000)
+    hole = (abs(dry["x"] - 48_000) < 9_000) & (abs(dry["y"] - 18_000) < 11_000)
     gappy = dry.assign(rain_rate=dry["rain_rate"].where(~hole))
 
     with_dry, with_hole = drawn(observed, dry), drawn(observed, gappy)
@@ -161,9 +161,11 @@ def test_the_frames_shown_are_those_that_were_used(rain):
 
 def test_north_is_up_whatever_the_order_of_rows(rain, drawn):
     upside_down = rain.isel(y=slice(None, None, -1))
-    assert (drawn(rain, persisted(rain)) == drawn(upside_down, persisted(upside_down))).all()
-    north = is_colour(drawn(rain, persisted(rain)), plots.RAIN_COLOURS[0]).any(axis=1)
-    heavy = is_colour(drawn(rain, persisted(rain)), plots.RAIN_COLOURS[6]).any(axis=1)
+    one, other = (drawn(each, persisted(each)) for each in (rain, upside_down))
+    assert (one == other).all()
+    maps = one[:, :-110]  # not the legend, which has every colour
+    north = is_colour(maps, plots.RAIN_COLOURS[0]).any(axis=1)
+    heavy = is_colour(maps, plots.RAIN_COLOURS[6]).any(axis=1)
     assert np.flatnonzero(north)[0] < np.flatnonzero(heavy)[0]
 
 
@@ -184,7 +186,7 @@ def test_nothing_observed_at_all_can_be_drawn(drawn):
 def test_a_constant_field_of_another_quantity_can_be_drawn(drawn):
     observed = observations(np.full((5, 16, 16), 20.0), REFLECTIVITY)
     picture = drawn(observed, persisted(observed, REFLECTIVITY))
-    assert not is_colour(picture, plots.MISSING_COLOUR)[:, : picture.shape[1] // 2].any()
+    assert is_colour(picture, plots.MISSING_COLOUR).mean() < 0.005  # the legend, edges of letters
 
 
 def test_the_mean_of_an_ensemble_is_drawn(rain):
@@ -253,7 +255,7 @@ def test_a_failing_plot_leaves_what_was_there(rain, tmp_path, monkeypatch):
     path = plots.panel(rain, persisted(rain), path=tmp_path / "panel.png")
     before = path.read_bytes()
 
-    def fail_in_the_middle(self, target, **_):
+    def fail_in_the_middle(_, target, **__):
         target.write_bytes(b"\x89PNG half")
         raise OSError("disk full")
 
@@ -265,7 +267,7 @@ def test_a_failing_plot_leaves_what_was_there(rain, tmp_path, monkeypatch):
 
 
 def test_a_failing_animation_leaves_nothing(rain, tmp_path, monkeypatch):
-    def fail_in_the_middle(self, target, **_):
+    def fail_in_the_middle(_, target, **__):
         target.write_bytes(b"GIF89a half")
         raise OSError("disk full")
 

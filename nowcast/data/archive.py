@@ -439,7 +439,7 @@ def _plain(frame: xr.Dataset, row: _Frame) -> xr.Dataset:
 
 def _encoding(frame: xr.Dataset, row: _Frame) -> dict[str, Any]:
     times = {"units": "seconds since 1970-01-01", "dtype": "int64", "_FillValue": None}
-    values = {"dtype": "float32", "_FillValue": np.float32(np.nan), "zlib": True, "complevel": 4}
+    values = {"dtype": "float32", "_FillValue": np.float32(np.nan), "zlib": True, "complevel": 1}
     named = {name: times for name in ("time", "time_bnds") if name in frame.variables}
     axes = {axis: {"_FillValue": None} for axis in ("y", "x")}
     return {row.variable: {**values, "shuffle": True, "fletcher32": True}, **named, **axes}
@@ -642,8 +642,15 @@ def _described(path: Path, archive: Path) -> _Frame:
     except (OSError, KeyError, RuntimeError) as error:
         raise ValueError(f"the frame {path} is damaged: {first_line(error)}") from error
     count = int(np.ravel(content.pop("input_frames"))[0])
-    texts = {name: bytes(value).decode() for name, value in content.items()}
+    texts = {name: _decoded(value) for name, value in content.items()}
     row = _Frame(**texts, input_frames=count, path="", sha256="", arrived="")
     if _frame_path(row) != path.relative_to(archive).as_posix():
         raise ValueError(f"the frame {path} says that it belongs at {_frame_path(row)}")
     return _with_disk(row, path, archive)
+
+
+def _decoded(attribute: Any) -> str:
+    # netCDF writes ASCII as bytes, other text as str, and an empty text as no value at all.
+    if isinstance(attribute, bytes):
+        return attribute.decode()
+    return attribute if isinstance(attribute, str) else ""

@@ -6,13 +6,37 @@ Every network maps ``(batch, frame, y, x, channel)``, channels value and observe
 """
 
 import dataclasses
+import os
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 NETWORKS = {
     "cnn_lstm": "nowcast.networks.cnn_lstm",
     "convlstm": "nowcast.networks.convlstm",
 }
+
+
+def load_keras() -> Any:
+    """Import Keras and start its backend, without what TensorFlow's C++ code prints meanwhile.
+
+    TensorFlow writes notes on instruction sets and absent GPUs to the process's standard error,
+    whatever its log level; Python errors are raised as ever.
+    """
+    if "keras" in sys.modules:
+        return sys.modules["keras"]
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        import keras
+
+        keras.ops.zeros(1)
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+    return keras
 
 
 def settings_of(name: str, settings: dict[str, Any]) -> Any:
@@ -77,6 +101,7 @@ def build(
         raise ValueError(
             f"{name!r} needs a grid in multiples of {multiple} pixels; received {grid}"
         )
+    load_keras()
     module = import_module(NETWORKS[name])
     return module.build(complete, input_frames=input_frames, lead_frames=lead_frames, grid=grid)
 

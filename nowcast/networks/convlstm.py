@@ -24,7 +24,7 @@ class Settings:
     """
 
     patch: int = 4
-    filters: tuple[int, ...] = (48, 48)
+    filters: tuple[int, ...] = (32, 32)
     kernel: int = 3
 
     @property

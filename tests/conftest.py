@@ -1,0 +1,61 @@
+"""What many tests need: small observations, a small trained nowcaster, a clean environment."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("NOWCAST_WORK", None)
+
+from nowcast.config import Config
+from nowcast.data.synthetic import synthesise
+
+SMALL = [
+    "synthetic.events=3",
+    "synthetic.hours=3",
+    "synthetic.size=16",
+    "window.input_frames=3",
+    "window.lead_frames=2",
+    "split.validation_fraction=0.3",
+    "split.test_fraction=0.3",
+    "promotion.first_lead_minutes=10",
+    "network.settings={patch=4, filters=[8]}",
+    "training.epochs=1",
+]
+
+
+@pytest.fixture(scope="session")
+def small_config():
+    """Settings of an experiment that trains in seconds."""
+    return Config().replace(SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_observed(small_config):
+    """The synthetic observations of these settings, in memory."""
+    return synthesise(
+        step_minutes=small_config.window.step_minutes, **small_config.synthetic.model_dump()
+    ).load()
+
+
+@pytest.fixture(scope="session")
+def trained(small_config, small_observed, tmp_path_factory):
+    """A small convlstm trained, logged and registered in a work directory of its own."""
+    from nowcast.tracking import Tracking
+    from nowcast.training import train
+
+    tracking = Tracking(tmp_path_factory.mktemp("work"))
+    return tracking, train(small_config, small_observed, tracking=tracking, verbose=0)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real radar data; tests that need it skip where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("NOWCAST_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real radar data: {folder} is absent; set NOWCAST_SHARED_DATA")
+    return folder

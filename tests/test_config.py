@@ -1,0 +1,66 @@
+import pytest
+
+from nowcast.config import Config, ConfigError, load
+
+
+def test_defaults_need_no_file():
+    assert Config().window.lead_times[-1].total_seconds() == 3600
+
+
+def test_an_unknown_key_is_named_with_the_known_ones(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("[window]\nlead = 3\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'window.lead'.*lead_frames"):
+        load(path)
+
+
+def test_an_unfit_value_is_named(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("[training]\nepochs = 0\n")
+    with pytest.raises(ConfigError, match=r"training.epochs: .*received 0"):
+        load(path)
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("epochs: 3")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load(path)
+
+
+def test_settings_on_the_command_line_are_typed():
+    config = Config().replace(
+        ["network.name=cnn_lstm", "network.settings={units=8}", "verification.thresholds=[1.0, 2.0]"]
+    )
+    assert config.network.name == "cnn_lstm"
+    assert config.network.settings == {"units": 8}
+    assert config.verification.thresholds == (1.0, 2.0)
+
+
+def test_a_setting_without_a_value_is_refused():
+    with pytest.raises(ConfigError, match="section.field=value"):
+        Config().replace(["epochs"])
+
+
+def test_the_promotion_threshold_must_be_verified():
+    with pytest.raises(ConfigError, match=r"promotion.threshold 7"):
+        Config().replace(["promotion.threshold=7.0"])
+
+
+def test_a_known_variable_brings_its_units():
+    config = Config.model_validate({"variable": {"name": "reflectivity"}})
+    assert config.variable.variable.units == "dBZ"
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().experiment = "other"
+
+
+def test_every_file_in_configs_loads():
+    from pathlib import Path
+
+    files = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
+    assert files
+    for file in files:
+        assert isinstance(load(file), Config)

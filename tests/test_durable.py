@@ -1,0 +1,75 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nowcast.durable import is_temporary, replacing, replacing_folder, sha256, write_json
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from nowcast.durable import replacing
+target = Path(sys.argv[1])
+for number in itertools.count():
+    with replacing(target) as temporary:
+        with temporary.open("w") as file:
+            for _ in range(2000):
+                file.write(f"{number}\\n")
+                file.flush()
+    print(number, flush=True)
+"""
+
+
+def test_an_error_leaves_the_old_content_and_no_rest(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    target = tmp_path / "folder"
+    for content in ("one", "two"):
+        with replacing_folder(target) as temporary:
+            (temporary / content).write_text(content)
+    assert [path.name for path in target.iterdir()] == ["two"]
+    with pytest.raises(RuntimeError), replacing_folder(target) as temporary:
+        (temporary / "three").write_text("three")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert [path.name for path in target.iterdir()] == ["two"]
+
+
+def test_a_killed_writer_leaves_whole_files_only(tmp_path):
+    target = tmp_path / "file.txt"
+    for round_ in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(target)], stdout=subprocess.PIPE, text=True
+        )
+        process.stdout.readline()
+        time.sleep(0.003 * round_)
+        process.kill()
+        process.wait()
+        lines = target.read_text().splitlines()
+        assert len(lines) == 2000
+        assert len(set(lines)) == 1
+    rests = [path for path in tmp_path.iterdir() if path != target]
+    assert all(is_temporary(path.relative_to(tmp_path)) for path in rests)
+
+
+def test_json_knows_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"value": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "empty"
+    path.touch()
+    assert sha256(path).startswith("e3b0c44298fc1c14")
+    assert os.path.getsize(path) == 0
