@@ -4,7 +4,7 @@ Run ``python benchmarks/radar_statistics.py [--knmi DIR] [--synthetic]``. ``DIR`
 HDF5 composites of the Royal Netherlands Meteorological Institute; by default it is
 ``radar/knmi_hdf5`` in ``$NOWCAST_SHARED_DATA``, or in ``../shared/data``. With ``--synthetic`` the
 same is measured, on the same grid and at the same step, on three events of the synthetic source.
-Takes one minute, with ``--synthetic`` five.
+Takes one minute, with ``--synthetic`` three.
 """
 
 import argparse
@@ -33,7 +33,6 @@ WINDOW_KM = 128  # side of the smaller squares in which wet fraction is taken
 QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
 EVENTS = 3  # of the synthetic source
 
-
 Rows = list[tuple[str, str]]  # of the table: what was measured, its value
 
 
@@ -43,9 +42,9 @@ def main() -> None:
     columns = {"KNMI": statistics([read_knmi(arguments.knmi)])}
     if arguments.synthetic:
         columns["synthetic"] = statistics(list(synthetic_events()))
-    print(f"{'':44}" + "".join(f"{name:>30}" for name in columns))
+    print(f"{'':44}" + "".join(f"{name:>36}" for name in columns))
     for rows in zip(*columns.values(), strict=True):
-        print(f"{rows[0][0]:44}" + "".join(f"{value:>30}" for _, value in rows))
+        print(f"{rows[0][0]:44}" + "".join(f"{value:>36}" for _, value in rows))
 
 
 def read_knmi(folder: Path) -> np.ndarray:
@@ -154,7 +153,7 @@ def correlations(decibels: np.ndarray, motion: np.ndarray, lag: int) -> np.ndarr
     sums = np.zeros((3, len(BANDS) + 1))
     for base in range(0, len(decibels) - max(LAGS) - 2, BASE_EVERY):
         carried = extrapolate(decibels[base], motion[base : base + lag].mean(axis=0), lag)[-1]
-        inside = _largest_rectangle(np.isfinite(carried))
+        inside = _trimmed(np.isfinite(carried))
         sums += _band_products(carried[inside], decibels[base + lag][inside])
     return sums[:, 1:-1]
 
@@ -282,8 +281,8 @@ def _pair(values: np.ndarray) -> str:
     return f"{values[0]:.1f}, {values[1]:.1f}"
 
 
-def _largest_rectangle(inside: np.ndarray) -> tuple[slice, slice]:
-    """Trim the side with most pixels outside, until none is."""
+def _trimmed(inside: np.ndarray) -> tuple[slice, slice]:
+    """Give rows and columns inside: the side with most pixels outside goes, until none is left."""
     bounds = [0, inside.shape[0], 0, inside.shape[1]]
     while True:
         y, x = slice(*bounds[:2]), slice(*bounds[2:])

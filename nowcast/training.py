@@ -4,6 +4,7 @@
 and saves.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -238,7 +239,7 @@ def fit(
     example, _ = batches["train"][0]
     settings = NeuralSettings(
         network=config.network.name,
-        network_settings=dict(vars(settings_of(config.network.name, config.network.settings))),
+        network_settings=_as_json(settings_of(config.network.name, config.network.settings)),
         variable=variable,
         transform=transform,
         window=window,
@@ -324,6 +325,12 @@ def _rain_rate(scaled: Any, variable: Variable, transform: Transform) -> Any:
         return ops.maximum(physical, 0.0)
     a, b = MARSHALL_PALMER
     return ops.power(ops.power(10.0, physical / 10.0) / a, 1.0 / b)
+
+
+def _as_json(settings: Any) -> dict[str, Any]:
+    """Give a network's complete settings as JSON types, as they will be read again."""
+    content: dict[str, Any] = json.loads(json.dumps(vars(settings)))
+    return content
 
 
 def _batches(config: Config, prepared: Prepared, block: str, *, seed: int | None) -> Batches:

@@ -30,7 +30,11 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path):
 
 def test_settings_on_the_command_line_are_typed():
     config = Config().replace(
-        ["network.name=cnn_lstm", "network.settings={units=8}", "verification.thresholds=[1.0, 2.0]"]
+        [
+            "network.name=cnn_lstm",
+            "network.settings={units=8}",
+            "verification.thresholds=[1.0, 2.0]",
+        ]
     )
     assert config.network.name == "cnn_lstm"
     assert config.network.settings == {"units": 8}

@@ -116,7 +116,9 @@ def test_a_lead_time_that_is_no_timedelta_is_refused(small_observed):
 def test_negative_rain_in_a_nowcast_is_refused(small_observed):
     nowcast = _nowcast(small_observed)
     with pytest.raises(ValueError, match="outside"):
-        check_nowcast(nowcast.assign(rain_rate=nowcast["rain_rate"].copy(data=-nowcast["rain_rate"])))
+        check_nowcast(
+            nowcast.assign(rain_rate=nowcast["rain_rate"].copy(data=-nowcast["rain_rate"]))
+        )
 
 
 def test_a_wrong_valid_time_is_refused(small_observed):

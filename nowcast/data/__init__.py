@@ -79,6 +79,8 @@ def open_observations(
         _convert(_open_one(each, source=source, reader=reader), each, variable) for each in paths
     ]
     observed = parts[0] if len(parts) == 1 else _join(parts, paths)
+    # Without units of its own, xarray would write time and its bounds in different ones.
+    observed["time"].encoding = {"units": "seconds since 1970-01-01", "dtype": "int64"}
     return check_observations(observed, variable)
 
 

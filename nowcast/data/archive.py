@@ -37,8 +37,10 @@ from nowcast.data import expand, select
 from nowcast.data.readers import first_line, is_zarr, read, sniff
 
 INDEX = "index.sqlite"
+INDEX_VERSION = 1  # of the schema; an index of another, or one left unfinished, is made anew
 QUARANTINE = "quarantine"
-FRAMES_PER_CHUNK = 32  # of an opened archive
+FRAMES_PER_CHUNK = 32  # of an opened archive, unless that is more than
+LARGEST_CHUNK = 128_000_000  # bytes
 FILES_PER_BATCH = 32  # decoded together, then acknowledged in the index
 LARGEST_COPY = 100_000_000  # bytes; a larger bad file is described in quarantine, not copied
 
@@ -158,7 +160,7 @@ def ingest(
     archive.mkdir(parents=True, exist_ok=True)
     with _only_one_writer(archive):
         sweep(archive)
-        if not is_archive(archive):
+        if not _is_indexed(archive):
             _rebuild(archive)
         paths, report = _files(files)
         with _index(archive) as index:
@@ -188,7 +190,7 @@ def open_archive(archive: Path | str, *, source: str = "") -> xr.Dataset:
     Returns
     -------
     xr.Dataset
-        Observations in Dask chunks of `FRAMES_PER_CHUNK` frames; a missing frame is absent.
+        Observations in Dask chunks of many frames (`FRAMES_PER_CHUNK`); a missing frame is absent.
 
     Raises
     ------
@@ -323,6 +325,8 @@ def _store(path: str, digest: str, archive: str, reader: str) -> tuple[list[_Fra
             if (reader or sniff(Path(path))) not in _THREAD_SAFE:
                 stack.enter_context(_LIBRARY)
             parts = _decode(Path(path), reader)
+            if _content_sha256(Path(path)) != digest:
+                raise ValueError("changed while it was read; ingest it once it is complete")
         # Whatever a damaged file makes a library raise must not stop the files after it.
         except Exception as error:
             reason = first_line(error).removeprefix(path).lstrip(": ") or type(error).__name__
@@ -480,10 +484,16 @@ def _index(archive: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
         yield connection
+    except sqlite3.OperationalError:
+        raise  # a full disk or a lock, which a new index would not cure
     except sqlite3.DatabaseError as error:
         raise _damaged(archive, error) from error
     finally:
         connection.close()
+
+
+def _is_indexed(archive: Path) -> bool:
+    return is_archive(archive) and _query(archive, "PRAGMA user_version")[0][0] == INDEX_VERSION
 
 
 def _acknowledge(index: sqlite3.Connection, frames: list[_Frame]) -> int:
@@ -574,7 +584,9 @@ def _lazy(archive: Path, frames: list[_Frame], shape: tuple[int, int]) -> Any:
     import dask.array
 
     content = [[frame.path, frame.sha256, frame.variable] for frame in frames]
-    rows = dask.array.from_array(np.array(content), chunks=(FRAMES_PER_CHUNK, 3))
+    fitting = LARGEST_CHUNK // (shape[0] * shape[1] * np.dtype(np.float32).itemsize)
+    size = max(1, min(FRAMES_PER_CHUNK, fitting))
+    rows = dask.array.from_array(np.array(content), chunks=(size, 3))
     return rows.map_blocks(
         _read_block,
         archive=str(archive),
@@ -626,8 +638,9 @@ def _rebuild(archive: Path) -> IngestReport:
 
 def _refill(archive: Path, rows: list[_Frame]) -> int:
     with _index(archive) as index:
-        # Python opens the transaction at DELETE, and _acknowledge ends it.
+        # One transaction, which Python opens at DELETE and _acknowledge ends.
         index.execute("DELETE FROM frames")
+        index.execute(f"PRAGMA user_version = {INDEX_VERSION}")
         return _acknowledge(index, rows)
 
 

@@ -20,9 +20,9 @@ from scipy.special import ndtr, ndtri
 from nowcast.conventions import CF_CONVENTIONS, GRID_MAPPING, RAIN_RATE, check_observations
 
 # Fall of power density with wavenumber, above and below the break, of the Gaussian field. That of
-# rain in dB is flatter, as its edges are sharp: 2.7 and 3.3, both measured and of this source.
+# rain in dB is flatter, as its edges are sharp: measured 2.75 and 3.30; of this source 2.73, 3.27.
 SPECTRAL_SLOPE = (3.0, 4.0)
-SCALE_BREAK = 20.0  # km, wavelength between the two; measured
+SCALE_BREAK = 20.0  # km, wavelength between the two; read off the measured spectrum
 OUTER_SCALE = 295.0  # km, the largest that was measured; power density is level beyond
 LIFETIME = (1.43, 0.91)  # a, b of a (wavelength/km)^b minutes to fall to 1/e; measured, 4 to 128 km
 FALL_TO_1_E = 2.146193  # t/T at which (1 + t/T) exp(-t/T), the measured fall, is 1/e
@@ -92,7 +92,7 @@ def synthesise(
     Raises
     ------
     ValueError
-        If there would be no frame, or the seed is negative.
+        If there would be no rain to show, or the seed is negative.
 
     References
     ----------
@@ -109,10 +109,11 @@ def synthesise(
     >>> bool((observed["rain_rate"] >= 0).all())
     True
     """
-    if min(events, size, grid_spacing_m, step_minutes) <= 0 or min(hours, seed) < 0:
+    if min(events, size - 1, grid_spacing_m, step_minutes) <= 0 or min(hours, seed) < 0:
         raise ValueError(
-            "events, size, grid_spacing_m and step_minutes must be positive, hours and seed at "
-            f"least 0; received {events}, {size}, {grid_spacing_m}, {step_minutes}, {hours}, {seed}"
+            "events, size (from 2), grid_spacing_m and step_minutes must be positive, hours and seed "
+            f"not negative; received {events}, {size}, {grid_spacing_m}, {step_minutes}, {hours} "
+            f"and {seed}"
         )
     frames = pd.Timedelta(hours=hours) // pd.Timedelta(minutes=step_minutes) + 1
     source = _Source(frames, size, grid_spacing_m, step_minutes, seed)

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import json
 import os
@@ -41,7 +42,7 @@ def files(tmp_path):
 
 
 def index_rows(archive):
-    with sqlite3.connect(archive / "index.sqlite") as index:
+    with contextlib.closing(sqlite3.connect(archive / "index.sqlite")) as index:
         return sorted(index.execute("SELECT * FROM frames").fetchall())
 
 
@@ -259,6 +260,32 @@ def test_an_index_rebuilt_from_the_files_is_the_same(files, archive, tmp_path):
         path.unlink()
     assert ingest(files, archive).already_there == 6
     assert index_rows(archive) == before
+
+
+def test_an_index_left_unfinished_is_made_anew(files, archive):
+    ingest(files, archive)
+    before = index_rows(archive)
+    (archive / "index.sqlite").write_bytes(b"")
+    assert ingest(files[:1], archive).already_there == 1
+    assert index_rows(archive) == before
+
+
+def test_large_frames_make_small_chunks(files, archive, monkeypatch):
+    ingest(files, archive)
+    monkeypatch.setattr(archives, "LARGEST_CHUNK", 2 * 12 * 10 * 4)
+    assert open_archive(archive)["rain_rate"].chunks[0] == (2, 2, 2)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(files, archive, monkeypatch):
+    decode = archives._decode
+
+    def growing(path, reader):
+        parts = decode(path, reader)
+        path.write_bytes(path.read_bytes() + b"more")
+        return parts
+
+    monkeypatch.setattr(archives, "_decode", growing)
+    assert "changed while it was read" in ingest(files[:1], archive).refused[0][1]
 
 
 def test_a_damaged_index_says_so_and_can_be_rebuilt(files, archive):

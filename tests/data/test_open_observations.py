@@ -126,6 +126,15 @@ def test_a_variable_that_cannot_be_made_is_refused(tmp_path):
         open_observations(path, variable=RAIN_RATE)
 
 
+def test_observations_can_be_written_and_read_again(files, tmp_path, recwarn):
+    observed = open_observations(files)
+    observed.to_netcdf(tmp_path / "copy.nc")
+    again = open_observations(tmp_path / "copy.nc")
+    assert fingerprint(again) == fingerprint(observed)
+    np.testing.assert_array_equal(again["time_bnds"], observed["time_bnds"])
+    assert not [warning for warning in recwarn if "encoding" in str(warning.message)]
+
+
 def test_selecting_a_variable_keeps_the_bounds(observed):
     twice = observed.assign(other=observed["rain_rate"])
     assert list(select(twice, "rain_rate")) == ["rain_rate"]

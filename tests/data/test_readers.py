@@ -48,7 +48,7 @@ def grid_file(
         dataset[name].attrs["grid_mapping"] = "projection"
         dataset["projection"] = ((), 0, {"grid_mapping_name": "stereographic"})
     if path.suffix == ".zarr":
-        dataset.to_zarr(path)
+        dataset.to_zarr(path, consolidated=False)
     else:
         kind = "NETCDF3_CLASSIC" if path.suffix == ".nc3" else "NETCDF4"
         dataset.to_netcdf(path, format=kind)

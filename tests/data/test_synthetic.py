@@ -74,8 +74,7 @@ def test_events_are_a_gap_apart():
 def test_the_same_seed_gives_the_same_bytes():
     one, other = (synthesise(events=2, hours=1, size=32, seed=7) for _ in range(2))
     assert one["rain_rate"].data.name == other["rain_rate"].data.name
-    xr_equal = one.compute().identical(other.compute(scheduler="synchronous"))
-    assert xr_equal
+    assert one.compute().identical(other.compute(scheduler="synchronous"))
 
 
 def test_another_seed_gives_other_rain_and_motion():
@@ -207,11 +206,11 @@ def test_rain_moves_one_pixel_a_step(settings, direction, now, before):
 def test_optical_flow_finds_the_stated_motion():
     from pysteps.motion.lucaskanade import dense_lucaskanade
 
-    observed = synthesise(events=4, hours=2, step_minutes=5).compute()
-    for start in range(0, 100, 25):
-        event = observed.isel(time=slice(start, start + 25))
+    observed = synthesise(events=4, hours=1, size=128, step_minutes=5).compute()
+    for start in range(0, 52, 13):
+        event = observed.isel(time=slice(start, start + 13))
         frames = decibels(event["rain_rate"].to_numpy())
-        pixels = np.mean([dense_lucaskanade(frames[n : n + 3 : 2]) for n in range(23)], axis=0) / 2
+        pixels = np.mean([dense_lucaskanade(frames[n : n + 2]) for n in range(12)], axis=0)
         along_x, along_y = pixels.mean(axis=(1, 2)) * 2000 / 300
         assert along_x == pytest.approx(float(event["motion_x"].mean()), abs=1.0)
         assert -along_y == pytest.approx(float(event["motion_y"].mean()), abs=1.0)
@@ -232,7 +231,7 @@ def test_displacement_follows_from_motion():
     assert metres.tolist() == [[0.0, 1200.0, 3000.0], [0.0, 0.0, -600.0]]
 
 
-@pytest.mark.parametrize("wrong", [{"events": 0}, {"size": 0}, {"step_minutes": -5}, {"seed": -1}])
+@pytest.mark.parametrize("wrong", [{"events": 0}, {"size": 1}, {"step_minutes": -5}, {"seed": -1}])
 def test_what_gives_no_frames_is_refused(wrong):
     with pytest.raises(ValueError, match="must be positive"):
         synthesise(**wrong)

@@ -16,7 +16,8 @@ from nowcast.conventions import (
 )
 from nowcast.data.readers import CLASSIC_NETCDF, is_zarr
 
-FRAMES_PER_CHUNK = 64  # at least, and a whole number of the chunks on disk
+FRAMES_PER_CHUNK = 64  # about, and a whole number of the chunks on disk, unless that is more than
+LARGEST_CHUNK = 128_000_000  # bytes
 
 # What the file must call a quantity, by standard name or else by its own name.
 QUANTITIES = {
@@ -120,8 +121,10 @@ def _chunk(dataset: xr.Dataset, time: str, path: Path) -> xr.Dataset:
     if time not in dataset.dims:
         return dataset
     stored = [array.encoding.get("preferred_chunks", {}).get(time, 1) for array in dataset.values()]
+    largest = max((array.size // dataset.sizes[time] for array in dataset.values()), default=1)
+    fitting = LARGEST_CHUNK // (largest * np.dtype(np.float32).itemsize)
     frames = max([1, *stored])
-    size = frames * max(1, FRAMES_PER_CHUNK // frames)
+    size = frames * max(1, min(FRAMES_PER_CHUNK, fitting) // frames)
     token = f"{path.resolve()}-{path.stat().st_mtime_ns}"
     return dataset.chunk({time: size}, token=token)
 

@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nowcast.data.synthetic import synthesise
+from nowcast.networks import NETWORKS
+from nowcast.nowcasters import open_nowcaster
+from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.testing import check_nowcaster
+from nowcast.training import fit, prepare
+
+SETTINGS = {"convlstm": "{filters=[8]}", "cnn_lstm": "{filters=[4,8], units=16}"}
+
+
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def nowcaster(request, small_config, small_observed, tmp_path_factory):
+    name = request.param
+    config = small_config.replace(
+        [f"network.name={name}", f"network.settings={SETTINGS[name]}", "training.steps_per_epoch=2"]
+    )
+    prepared = prepare(config, small_observed, work=tmp_path_factory.mktemp("work"))
+    return fit(config, prepared, verbose=0)
+
+
+def _nowcast(nowcaster, observed):
+    return nowcaster.nowcast(
+        observed,
+        base_times=observed["time"].to_index()[4:6],
+        lead_times=pd.to_timedelta([10, 20], unit="min"),
+    )["rain_rate"].values
+
+
+def test_every_network_keeps_the_contract(nowcaster, small_observed):
+    check_nowcaster(nowcaster, small_observed)
+
+
+def test_a_saved_nowcaster_gives_the_same_nowcast(nowcaster, small_observed, tmp_path):
+    folder = nowcaster.save(tmp_path / "saved")
+    loaded = open_nowcaster(folder)
+    np.testing.assert_array_equal(
+        _nowcast(loaded, small_observed), _nowcast(nowcaster, small_observed)
+    )
+    assert loaded.settings == nowcaster.settings
+    assert loaded.sha256 == nowcaster.sha256
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        "network.weights.h5",
+        "settings.json",
+    ]
+
+
+@pytest.mark.parametrize("file", ["settings.json", "network.weights.h5"])
+def test_one_changed_byte_is_refused(nowcaster, tmp_path, file):
+    folder = nowcaster.save(tmp_path / "saved")
+    content = bytearray((folder / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / file).write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="not what was saved"):
+        NeuralNowcaster.load(folder)
+
+
+def test_an_unknown_setting_is_refused(nowcaster, tmp_path):
+    folder = nowcaster.save(tmp_path / "saved")
+    settings = json.loads((folder / "settings.json").read_text())
+    with pytest.raises(ValueError, match="do not fit"):
+        type(nowcaster.settings).from_dict({**settings, "loader_module": "os"})
+
+
+def test_a_folder_that_holds_no_nowcaster_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no saved nowcaster"):
+        open_nowcaster(tmp_path)
+
+
+def test_missing_input_stays_missing_and_does_not_spread(nowcaster, small_observed):
+    holed = small_observed.copy(deep=True)
+    holed["rain_rate"][3, 2:5, 7] = np.nan
+    values = _nowcast(nowcaster, holed)
+    assert np.isnan(values[:, :, 2:5, 7]).all()
+    assert np.isnan(values).sum() == 2 * 2 * 3
+
+
+def test_another_pixel_size_is_refused(nowcaster):
+    finer = synthesise(hours=2, size=16, grid_spacing_m=1000.0)
+    with pytest.raises(ValueError, match="trained on pixels of 2000 m"):
+        _nowcast(nowcaster, finer)
+
+
+def test_a_lead_time_it_does_not_give_is_refused(nowcaster, small_observed):
+    with pytest.raises(ValueError, match="gives lead times from"):
+        nowcaster.nowcast(
+            small_observed,
+            base_times=small_observed["time"].to_index()[4:5],
+            lead_times=pd.to_timedelta([25], unit="min"),
+        )
+
+
+def test_another_grid_is_taken_or_refused(nowcaster):
+    larger = synthesise(hours=2, size=22).load()
+    if nowcaster.settings.takes_any_grid:
+        assert _nowcast(nowcaster, larger).shape == (2, 2, 22, 22)
+        assert np.isfinite(_nowcast(nowcaster, larger)).all()
+    else:
+        with pytest.raises(ValueError, match="only takes the grid it was trained on"):
+            _nowcast(nowcaster, larger)
