@@ -28,6 +28,7 @@ from nowcast.tracking import ENVIRONMENT, Tracking, resolve
 HOST = "127.0.0.1"
 START_SECONDS = 120  # TensorFlow's import on a busy machine included
 REQUEST_SECONDS = 60
+STOP_SECONDS = 10
 
 
 class ServingError(RuntimeError):
@@ -215,13 +216,16 @@ def _wait_until_ready(address: str, server: "subprocess.Popen[bytes]", log: Path
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
+    """End the server and the processes it started, which outlive it for a moment."""
+    deadline = time.monotonic() + STOP_SECONDS
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGTERM)
-    try:
-        server.wait(10)
-    except subprocess.TimeoutExpired:
+        while time.monotonic() < deadline:
+            server.poll()
+            os.killpg(server.pid, 0)
+            time.sleep(0.05)
         os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    server.wait()
 
 
 def _free_port() -> int:

@@ -42,7 +42,7 @@ def test_settings_on_the_command_line_are_typed():
 
 
 def test_a_setting_without_a_value_is_refused():
-    with pytest.raises(ConfigError, match="section.field=value"):
+    with pytest.raises(ConfigError, match=r"section\.field=value"):
         Config().replace(["epochs"])
 
 

@@ -47,6 +47,7 @@ EVENT_DIRECTION = (45.0, 45.0)  # degrees clockwise from north, towards: mean, s
 WANDERING = (1.0, 60.0)
 
 FIRST_TIME = "2024-01-01T00:00"  # UTC, of the first event
+EPOCH = "seconds since 1970-01-01"  # in files, for times and bounds alike
 GAP_HOURS = 6.0  # at least, between two events
 GRID_CENTRE = (52.0, 5.0)  # degrees north, degrees east
 
@@ -111,9 +112,9 @@ def synthesise(
     """
     if min(events, size - 1, grid_spacing_m, step_minutes) <= 0 or min(hours, seed) < 0:
         raise ValueError(
-            "events, size (from 2), grid_spacing_m and step_minutes must be positive, hours and seed "
-            f"not negative; received {events}, {size}, {grid_spacing_m}, {step_minutes}, {hours} "
-            f"and {seed}"
+            "events, size - 1, grid_spacing_m and step_minutes must be positive, hours and "
+            f"seed not below 0; received {events=}, {size=}, {grid_spacing_m=}, {step_minutes=}, "
+            f"{hours=}, {seed=}"
         )
     frames = pd.Timedelta(hours=hours) // pd.Timedelta(minutes=step_minutes) + 1
     source = _Source(frames, size, grid_spacing_m, step_minutes, seed)
@@ -267,7 +268,7 @@ def _time_coordinates(source: _Source, events: int, hours: float) -> dict[str, o
     motion = np.concatenate([_motion(source, event) for event in range(events)], axis=1)
     names = {"standard_name": "time", "long_name": "nominal time, end of the interval"}
     return {
-        "time": ("time", times, {**names, "bounds": "time_bnds"}),
+        "time": ("time", times, {**names, "bounds": "time_bnds"}, {"units": EPOCH}),
         "time_bnds": (("time", "bnds"), bounds),
         "motion_x": ("time", motion[0], {"long_name": "motion towards east", "units": "m s-1"}),
         "motion_y": ("time", motion[1], {"long_name": "motion towards north", "units": "m s-1"}),

@@ -6,6 +6,7 @@ Donahue et al. (2015), Long-term Recurrent Convolutional Networks, arXiv:1411.43
 Srivastava et al. (2015), Unsupervised Learning of Video Representations, arXiv:1502.04681
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,10 @@ class Settings:
 
 
 def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tuple[int, int]) -> Any:
-    """Build the network: the decoder's LSTM starts in the encoder's states.
+    """Build the network: the forecaster's LSTM starts in the encoder's states.
+
+    One vector cannot hold a rain field, so at each scale the decoder also sees the features of the
+    last input frame: the LSTM says what becomes of it.
 
     Parameters
     ----------
@@ -54,46 +58,32 @@ def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tupl
         ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, 1)``.
     """
     import keras
-    from keras import layers
+    from keras import layers, ops
+
+    def on_each_frame(layer: Any) -> Any:
+        return layers.TimeDistributed(layer)
+
+    def last_frame(sequence: Any) -> Any:
+        return ops.repeat(sequence[:, -1:], lead_frames, axis=1)
 
     frames = keras.Input((input_frames, *grid, 2), name="frames")
-    features = layers.TimeDistributed(_encoder(settings, grid), name="cnn")(frames)
+    scales = [frames]
+    for filters in settings.filters:
+        convolution = layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu")
+        scales.append(on_each_frame(convolution)(scales[-1]))
+    features = on_each_frame(layers.Flatten())(scales[-1])
     _, *states = layers.LSTM(settings.units, return_state=True, name="encoder")(features)
     repeated = layers.RepeatVector(lead_frames)(states[0])
     hidden = layers.LSTM(settings.units, return_sequences=True, name="forecaster")(
         repeated, initial_state=states
     )
-    rain = layers.TimeDistributed(_decoder(settings, grid), name="decoder")(hidden)
+    deepest = scales[-1].shape[2:]
+    field = on_each_frame(layers.Dense(math.prod(deepest), activation="relu"))(hidden)
+    field = ops.reshape(field, (-1, lead_frames, *deepest))
+    for filters, scale in zip(reversed(settings.filters), reversed(scales[1:]), strict=True):
+        field = ops.concatenate([field, last_frame(scale)], axis=-1)
+        larger = layers.Conv2DTranspose(filters, 4, strides=2, padding="same", activation="relu")
+        field = on_each_frame(larger)(field)
+    field = ops.concatenate([field, last_frame(frames)], axis=-1)
+    rain = on_each_frame(layers.Conv2D(1, 3, padding="same", name="rain"))(field)
     return keras.Model(frames, rain, name="cnn_lstm")
-
-
-def _encoder(settings: Settings, grid: tuple[int, int]) -> Any:
-    import keras
-    from keras import layers
-
-    stack = [
-        layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu")
-        for filters in settings.filters
-    ]
-    return keras.Sequential([keras.Input((*grid, 2)), *stack, layers.Flatten()])
-
-
-def _decoder(settings: Settings, grid: tuple[int, int]) -> Any:
-    import keras
-    from keras import layers
-
-    deepest = settings.filters[-1]
-    small = tuple(side // settings.grid_multiple for side in grid)
-    stack = [
-        layers.Conv2DTranspose(filters, 4, strides=2, padding="same", activation="relu")
-        for filters in reversed(settings.filters)
-    ]
-    return keras.Sequential(
-        [
-            keras.Input((settings.units,)),
-            layers.Dense(small[0] * small[1] * deepest, activation="relu"),
-            layers.Reshape((*small, deepest)),
-            *stack,
-            layers.Conv2D(1, 3, padding="same"),
-        ]
-    )

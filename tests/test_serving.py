@@ -1,0 +1,119 @@
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nowcast.serving import EndpointNowcaster, ServingError, endpoint
+from nowcast.testing import check_nowcaster
+
+LEADS = pd.to_timedelta([10, 20], unit="min")
+
+
+@pytest.fixture(scope="module")
+def served(trained, tmp_path_factory):
+    tracking, made = trained
+    log = tmp_path_factory.mktemp("serving") / "endpoint.log"
+    with endpoint(made.uri, tracking, log=log) as address:
+        yield made.nowcaster, EndpointNowcaster(made.nowcaster.settings, address)
+
+
+def _post(address, body):
+    request = urllib.request.Request(
+        f"{address}/invocations", data=body, headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def _strict(text):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_the_endpoint_gives_the_nowcast_of_the_nowcaster(served, small_observed):
+    local, remote = served
+    times = small_observed["time"].to_index()[4:6]
+    np.testing.assert_allclose(
+        remote.nowcast(small_observed, base_times=times, lead_times=LEADS)["rain_rate"],
+        local.nowcast(small_observed, base_times=times, lead_times=LEADS)["rain_rate"],
+        atol=1e-5,
+    )
+
+
+def test_an_endpoint_keeps_the_contract_of_a_nowcaster(served, small_observed):
+    check_nowcaster(served[1], small_observed)
+
+
+def test_ping_and_version_answer(served):
+    for path in ("ping", "version"):
+        with urllib.request.urlopen(f"{served[1].address}/{path}", timeout=10) as answer:
+            assert answer.status == 200
+
+
+def test_missing_travels_as_null_both_ways(served):
+    local, remote = served
+    frames = np.ones((1, 3, 16, 16))
+    frames[0, 1, 2, 3] = np.nan
+    inputs = [[[[None if v != v else v for v in row] for row in f] for f in w] for w in frames]
+    status, text = _post(remote.address, json.dumps({"inputs": inputs}).encode())
+    assert status == 200
+    answer = _strict(text)["predictions"]
+    assert answer[0][0][2][3] is None
+    assert answer[0][0][2][4] == pytest.approx(float(local.forecast(frames)[0, 0, 2, 4]), abs=1e-5)
+
+
+@pytest.mark.parametrize("value", ["-1.0", "1e400", "2000", "Infinity"])
+def test_a_value_out_of_range_is_a_bad_request_without_traceback(served, value):
+    row = ",".join(["0.0"] * 15 + [value])
+    frame = "[" + ",".join([f"[{row}]"] * 16) + "]"
+    body = '{"inputs": [[' + ",".join([frame] * 3) + "]]}"
+    status, text = _post(served[1].address, body.encode())
+    assert status == 400
+    assert "outside [0.0, 1000.0] mm h-1" in text
+    assert "Traceback" not in text
+    assert "site-packages" not in text
+
+
+def test_a_wrong_number_of_frames_is_a_bad_request(served):
+    body = json.dumps({"inputs": np.zeros((1, 2, 16, 16)).tolist()}).encode()
+    status, _ = _post(served[1].address, body)
+    assert status == 400
+
+
+def test_a_port_in_use_is_named(trained, tmp_path):
+    tracking, made = trained
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ServingError, match=f"port {port} on 127.0.0.1 is taken"),
+            endpoint(made.uri, tracking, log=tmp_path / "log", port=port),
+        ):
+            pass
+
+
+def test_an_endpoint_that_is_not_there_is_named(trained, small_observed):
+    _, made = trained
+    remote = EndpointNowcaster(made.nowcaster.settings, "http://127.0.0.1:9")
+    with pytest.raises(ServingError, match=r"http://127.0.0.1:9 does not answer.*nowcast serve"):
+        remote.nowcast(
+            small_observed, base_times=small_observed["time"].to_index()[4:5], lead_times=LEADS
+        )
+
+
+def test_no_server_is_left_behind(trained, tmp_path):
+    tracking, made = trained
+    with endpoint(made.uri, tracking, log=tmp_path / "log") as address:
+        pass
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{address}/ping", timeout=2)

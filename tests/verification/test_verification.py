@@ -1,0 +1,189 @@
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from nowcast.data.synthetic import synthesise
+from nowcast.nowcasters import open_nowcaster
+from nowcast.verification import case_times, verify
+from nowcast.verification.scores import from_sums, sums
+
+LEADS = pd.to_timedelta([10, 20], unit="min")
+
+
+@pytest.fixture(scope="module")
+def observed():
+    return synthesise(events=2, hours=2, size=24, seed=3).load()
+
+
+@pytest.fixture(scope="module")
+def baselines():
+    return {name: open_nowcaster(name) for name in ("persistence", "extrapolation")}
+
+
+def _verify(nowcasters, observed, **settings):
+    cases = case_times(
+        observed, nowcasters=nowcasters, lead_times=LEADS, every=pd.Timedelta("20min")
+    )
+    defaults = {"base_times": cases, "lead_times": LEADS, "thresholds": (0.5, 2.0)}
+    return verify(nowcasters, observed, **{**defaults, **settings})
+
+
+class _Peeking:
+    """Knows the future; leaves some of it missing, if asked to."""
+
+    input_frames, step = 1, pd.Timedelta("10min")
+
+    def __init__(self, hole=slice(0)):
+        self.hole = hole
+
+    def nowcast(self, observed, *, base_times, lead_times):
+        nowcast = open_nowcaster("persistence").nowcast(
+            observed, base_times=base_times, lead_times=lead_times
+        )
+        future = self.future["rain_rate"].sel(time=nowcast["valid_time"]).values.copy()
+        future[..., self.hole, :] = np.nan
+        return nowcast.assign(rain_rate=nowcast["rain_rate"].copy(data=future))
+
+
+def _array(values):
+    return xr.DataArray(
+        np.array(values, float).reshape(1, 1, 1, -1), dims=("base_time", "lead_time", "y", "x")
+    )
+
+
+def test_scores_by_hand():
+    observed = _array([0, 0, 2, 3, 0, 5, np.nan])
+    forecast = _array([0, 4, 1, 0, 0, 6, np.nan])
+    scores = from_sums(sums(forecast, observed, [1.0]))
+    # hits 2 (2→1, 5→6), misses 1 (3→0), false alarms 1 (0→4), correct negatives 2
+    assert scores["csi"].item() == pytest.approx(2 / 4)
+    assert scores["pod"].item() == pytest.approx(2 / 3)
+    assert scores["far"].item() == pytest.approx(1 / 3)
+    assert scores["frequency_bias"].item() == pytest.approx(3 / 3)
+    # errors 0, 4, -1, -3, 0, 1
+    assert scores["mae"].item() == pytest.approx(9 / 6)
+    assert scores["rmse"].item() == pytest.approx(np.sqrt(27 / 6))
+    assert scores["me"].item() == pytest.approx(1 / 6)
+    assert scores["number"].item() == 6
+
+
+def test_what_is_not_defined_is_nan():
+    dry = _array([0, 0, 0])
+    scores = from_sums(sums(dry, dry, [1.0]))
+    assert all(np.isnan(scores[name].item()) for name in ("csi", "pod", "far", "frequency_bias"))
+    assert scores["rmse"].item() == 0.0
+    nothing = _array([np.nan])
+    empty = from_sums(sums(nothing, nothing, [1.0]))
+    assert np.isnan(empty["rmse"].item())
+    assert np.isnan(from_sums(sums(_array([2.0]), _array([0.0]), [1.0]))["frequency_bias"].item())
+
+
+def test_a_value_at_the_threshold_is_an_event():
+    scores = from_sums(sums(_array([1.0]), _array([1.0]), [1.0]))
+    assert scores["tp_count"].item() == 1
+
+
+def test_pooled_scores_equal_a_brute_force_count(observed, baselines):
+    scores = _verify(baselines, observed)
+    times = observed["time"].to_index()
+    hits = misses = alarms = squared = number = 0
+    cases = case_times(
+        observed, nowcasters=baselines, lead_times=LEADS, every=pd.Timedelta("20min")
+    )
+    reached = baselines["extrapolation"].nowcast(observed, base_times=cases, lead_times=LEADS)
+    for case, base_time in enumerate(cases):
+        forecast = observed["rain_rate"].values[times.get_loc(base_time)]
+        truth = observed["rain_rate"].values[times.get_loc(base_time + LEADS[1])]
+        counted = np.isfinite(reached["rain_rate"].values[case, 1])
+        hits += ((forecast >= 2) & (truth >= 2) & counted).sum()
+        misses += ((forecast < 2) & (truth >= 2) & counted).sum()
+        alarms += ((forecast >= 2) & (truth < 2) & counted).sum()
+        squared += ((forecast - truth).astype(float)[counted] ** 2).sum()
+        number += counted.sum()
+    one = scores.sel(nowcaster="persistence", lead_time=LEADS[1])
+    assert one["csi"].sel(threshold=2.0).item() == pytest.approx(hits / (hits + misses + alarms))
+    assert one["rmse"].item() == pytest.approx(np.sqrt(squared / number), rel=1e-6)
+    assert one["number"].item() == number
+
+
+def test_scores_do_not_depend_on_the_batch(observed, baselines):
+    xr.testing.assert_allclose(
+        _verify(baselines, observed, batch_cases=1), _verify(baselines, observed, batch_cases=50)
+    )
+
+
+def test_lazy_and_loaded_observations_give_the_same_scores(observed, baselines):
+    lazy = observed.chunk(time=5)
+    xr.testing.assert_allclose(_verify(baselines, lazy), _verify(baselines, observed))
+    assert _verify(baselines, lazy).attrs == _verify(baselines, observed).attrs
+
+
+def test_a_perfect_nowcast_scores_perfectly(observed, baselines):
+    peeking = _Peeking()
+    peeking.future = observed
+    scores = _verify({**baselines, "peeking": peeking}, observed)
+    perfect = scores.sel(nowcaster="peeking")
+    assert perfect["csi"].values == pytest.approx(1.0)
+    assert perfect["rmse"].values == pytest.approx(0.0, abs=1e-6)
+
+
+def test_every_nowcaster_is_scored_on_the_same_pixels(observed, baselines):
+    holed = observed.copy(deep=True)
+    holed["rain_rate"][5:9, 3:6, :] = np.nan
+    scores = _verify(baselines, holed)
+    number = scores["number"]
+    assert (number.sel(nowcaster="persistence") == number.sel(nowcaster="extrapolation")).all()
+    assert number.sum() < _verify(baselines, observed)["number"].sum()
+
+
+def test_what_a_nowcaster_leaves_missing_counts_as_no_rain_and_is_told(observed, baselines):
+    peeking = _Peeking(hole=slice(0, 12))
+    peeking.future = observed
+    scores = _verify({**baselines, "peeking": peeking}, observed)
+    shy = scores.sel(nowcaster="peeking")
+    assert (shy["left_missing"] > 0).all()
+    assert (shy["pod"].sel(threshold=0.5) < 1).all()
+    assert (shy["number"] == scores["number"].sel(nowcaster="persistence")).all()
+    assert (scores["left_missing"].sel(nowcaster="persistence") == 0).all()
+
+
+def test_the_baselines_cannot_be_left_out(observed, baselines):
+    with pytest.raises(ValueError, match="absent: extrapolation"):
+        _verify({"persistence": baselines["persistence"]}, observed)
+
+
+@pytest.mark.parametrize("change", ["pixel", "threshold", "lead_time", "cases"])
+def test_another_protocol_has_another_hash(observed, baselines, change):
+    before = _verify(baselines, observed).attrs["protocol_sha256"]
+    changed, settings = observed.copy(deep=True), {}
+    if change == "pixel":
+        changed["rain_rate"][0, 0, 0] += 0.01
+    if change == "threshold":
+        settings = {"thresholds": (0.5, 2.1)}
+    if change == "lead_time":
+        settings = {"lead_times": LEADS[:1]}
+    if change == "cases":
+        settings = {"base_times": observed["time"].to_index()[3:5]}
+    assert _verify(baselines, changed, **settings).attrs["protocol_sha256"] != before
+
+
+def test_cases_lie_whole_in_the_block(observed, baselines):
+    from nowcast.frames import Block
+
+    times = observed["time"].to_index()
+    block = Block(times[2], times[10])
+    cases = case_times(
+        observed, nowcasters=baselines, lead_times=LEADS, every=pd.Timedelta("1min"), block=block
+    )
+    assert list(cases) == list(times[4:9])
+
+
+def test_no_case_is_an_error(observed, baselines):
+    with pytest.raises(ValueError, match="no base time"):
+        case_times(
+            observed.isel(time=slice(3)),
+            nowcasters=baselines,
+            lead_times=LEADS,
+            every=pd.Timedelta("10min"),
+        )
