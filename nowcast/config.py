@@ -48,7 +48,7 @@ class TransformSection(Section):
 
     name: Literal["log", "linear"] = "log"
     offset: float = 0.0
-    reference: float = 5.0  # physical units
+    reference: float = 0.5  # physical units
     top: float = 3.0  # physical units
 
     @property
@@ -68,7 +68,7 @@ class DataSection(Section):
 class SyntheticSection(Section):
     """The embedded source; see `nowcast.data.synthetic`."""
 
-    events: int = Field(24, ge=1)
+    events: int = Field(90, ge=1)
     hours: float = Field(6.0, gt=0)  # of each event; events are a gap apart
     size: int = Field(64, ge=8)  # pixels along y and x
     grid_spacing_m: float = Field(2000.0, gt=0)
@@ -127,13 +127,13 @@ class NetworkSection(Section):
 class TrainingSection(Section):
     """How a network is fitted."""
 
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(3, ge=1)
     steps_per_epoch: int = Field(0, ge=0)  # 0: every window once
     batch_size: int = Field(8, ge=1)
     crop_pixels: int = Field(0, ge=0)  # side of the squares trained on; 0: the whole grid
     learning_rate: float = Field(3e-3, gt=0)  # at first; falls as a cosine to 0 at the last epoch
     loss: Literal["mse", "mae", "balanced"] = "balanced"
-    patience: int = Field(4, ge=1)  # epochs without a better validation loss before stopping
+    patience: int = Field(3, ge=1)  # epochs without a better validation loss before stopping
     minutes: float = Field(0.0, ge=0)  # stop after the epoch that passes this; 0: no limit
     seed: int = 0
 
@@ -142,7 +142,7 @@ class VerificationSection(Section):
     """How nowcasters are compared."""
 
     thresholds: tuple[float, ...] = (0.5, 1.0, 5.0)  # in the variable's units
-    every_minutes: int = Field(20, ge=1)  # between base times, from the first with a full window
+    every_minutes: int = Field(30, ge=1)  # between base times, from the first with a full window
     batch_cases: int = Field(8, ge=1)  # cases in memory at a time
 
 

@@ -35,7 +35,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     'rain'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     # The suffix is kept, since some writers choose their format by it.
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}"
     try:
@@ -58,7 +58,7 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         there is an instant with neither, so readers that share it should use a new name.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}"
     temporary.mkdir()
     try:
@@ -90,6 +90,14 @@ def sha256(path: Path | str) -> str:
 def is_temporary(path: Path) -> bool:
     """Tell whether a path is the unfinished work of a process that died."""
     return any(part.startswith(_TEMPORARY) for part in path.parts)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents so that they outlive a loss of power."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _flush(one.parent)
 
 
 def _flush(path: Path) -> None:

@@ -95,7 +95,7 @@ class Transform:
 
     name: Literal["log", "linear"] = "log"
     offset: float = 0.0
-    reference: float = 5.0
+    reference: float = 0.5
     top: float = 3.0
 
     def forward(self, value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,6 +113,9 @@ def _is_uniform(frame: np.ndarray) -> bool:
     return finite.size == 0 or float(np.ptp(finite)) == 0.0
 
 
-def _quiet() -> Any:
-    # pysteps prints when it is imported.
-    return contextlib.redirect_stdout(io.StringIO())
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hush pysteps: it prints when imported, and warns of each degenerate set of motion vectors."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

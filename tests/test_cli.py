@@ -1,0 +1,299 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from nowcast.cli import app, main
+from nowcast.data.synthetic import synthesise
+from nowcast.issuing import open_nowcast
+
+VERBS = ("demo", "ingest", "train", "verify", "promote", "serve", "issue", "list")
+SMALL = Path(__file__).parent / "small.toml"
+
+
+def _run(capsys, *arguments):
+    """Run the command line in this process; give status, what it printed and what it complained."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return exit_.value.code, printed.out, printed.err
+
+
+def _refusal(capsys, *arguments):
+    """Run a command that must fail in one line without a traceback; give status and line."""
+    status, _, complaint = _run(capsys, *arguments)
+    lines = [line for line in complaint.splitlines() if line.strip()]
+    assert len(lines) == 1, complaint
+    assert lines[0].startswith("nowcast: error: ")
+    return status, lines[0]
+
+
+@pytest.fixture(scope="module")
+def rain(tmp_path_factory):
+    """A netCDF file of synthetic rain."""
+    path = tmp_path_factory.mktemp("rain") / "rain.nc"
+    synthesise(hours=3, size=32, seed=4).to_netcdf(path)
+    return path
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(capsys, verb):
+    status, printed, _ = _run(capsys, verb, "--help")
+    assert status == 0
+    assert f"Example: nowcast {verb}" in printed
+
+
+def test_list_and_help_answer_without_anything_heavy():
+    code = (
+        "import sys\n"
+        "from nowcast.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *{m.split('.')[0] for m in sys.modules})"
+    )
+    for arguments in (["list"], ["train", "--help"], ["verify", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+        )
+        loaded = set(done.stdout.splitlines()[-1].split())
+        assert not loaded & {"tensorflow", "keras", "mlflow", "matplotlib", "pysteps", "scipy"}
+        if "--help" in arguments:
+            assert not loaded & {"numpy", "xarray", "pandas"}
+
+
+def test_list_names_what_there_is(capsys):
+    status, printed, _ = _run(capsys, "list", "--json")
+    assert status == 0
+    known = json.loads(printed)
+    assert {"convlstm", "cnn_lstm"} <= set(known["networks"])
+    assert {"persistence", "extrapolation"} <= set(known["nowcasters"])
+    assert {"knmi", "cf"} <= set(known["readers"])
+
+
+def test_an_unknown_verb_and_a_missing_argument_are_usage_errors(capsys):
+    assert _refusal(capsys, "forecast")[0] == 2
+    assert _refusal(capsys, "train")[0] == 2
+    assert _refusal(capsys, "verify", "--every", "3")[0] == 2
+
+
+def test_an_unknown_config_key_is_a_usage_error(capsys, tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("[training]\nepoch = 3\n")
+    status, line = _refusal(capsys, "train", path, "--work", tmp_path / "work")
+    assert status == 2
+    assert "unknown key 'training.epoch'" in line
+    assert "epochs" in line
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_absent_config_is_a_usage_error(capsys, tmp_path):
+    status, line = _refusal(capsys, "train", tmp_path / "absent.toml")
+    assert status == 2
+    assert "absent.toml" in line
+
+
+def test_a_text_file_given_as_radar_is_refused_by_name(capsys, tmp_path):
+    path = tmp_path / "notes.h5"
+    path.write_text("no radar here\n")
+    status, line = _refusal(
+        capsys, "issue", "--nowcaster", "persistence", "--observations", path,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 1
+    assert "notes.h5" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_file_is_refused_by_name(capsys, tmp_path, rain):
+    path = tmp_path / "half.nc"
+    content = rain.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    status, line = _refusal(
+        capsys, "issue", "--nowcaster", "persistence", "--observations", path,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 1
+    assert "half.nc" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_not_there_is_named(capsys, tmp_path):
+    status, line = _refusal(
+        capsys, "issue", "--nowcaster", "persistence", "--observations", "absent.nc",
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 1
+    assert "absent.nc" in line
+
+
+def test_ingest_goes_on_after_a_bad_file(capsys, tmp_path, rain):
+    bad = tmp_path / "bad.nc"
+    bad.write_text("text")
+    status, printed, complaint = _run(
+        capsys, "ingest", bad, rain, "--archive", tmp_path / "archive", "--json"
+    )
+    assert status == 1
+    report = json.loads(printed)
+    assert report["added"] == 19
+    assert "bad.nc" in report["refused"][0]["file"]
+    assert "Traceback" not in complaint
+    status, printed, _ = _run(capsys, "ingest", rain, "--archive", tmp_path / "archive")
+    assert status == 0
+    assert printed.startswith("0 frames added, 19 already there")
+
+
+def test_a_base_time_not_in_the_data_is_refused(capsys, tmp_path, rain):
+    status, line = _refusal(
+        capsys, "issue", "--nowcaster", "extrapolation", "--observations", rain,
+        "--base-time", "2031-01-01T00:00", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 1
+    assert "2031-01-01T00:00:00 is not in the data" in line
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_gap_in_the_window_is_refused(capsys, tmp_path, rain):
+    gappy = tmp_path / "gappy.nc"
+    xr.open_dataset(rain).drop_isel(time=8).to_netcdf(gappy)
+    status, line = _refusal(
+        capsys, "issue", "--nowcaster", "extrapolation", "--observations", gappy,
+        "--base-time", "2024-01-01T01:30", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 1
+    assert "2024-01-01T01:20:00 is absent (a gap)" in line
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_an_unreachable_tracking_server_is_named_within_ten_seconds(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    started = time.monotonic()
+    status, line = _refusal(capsys, "train", SMALL, "--work", tmp_path / "work")
+    assert time.monotonic() - started < 10
+    assert status == 1
+    assert "http://127.0.0.1:9 does not answer" in line
+    assert "MLFLOW_TRACKING_URI" in line
+
+
+def test_no_champion_is_told_with_the_remedy(capsys, tmp_path, rain):
+    status, line = _refusal(
+        capsys, "issue", "--nowcaster", "models:/nowcast@champion", "--observations", rain,
+        "--out", tmp_path / "out", "--work", tmp_path / "work",
+    )  # fmt: skip
+    assert status == 1
+    assert "nowcast promote" in line
+
+
+def test_promote_with_an_empty_registry_is_told(capsys, tmp_path):
+    status, line = _refusal(capsys, "promote", "--config", SMALL, "--work", tmp_path / "work")
+    assert status == 1
+    assert "nowcast train" in line
+
+
+def test_issue_writes_a_forecast_a_panel_and_an_animation(capsys, tmp_path, rain):
+    status, printed, complaint = _run(
+        capsys, "issue", "--nowcaster", "extrapolation", "--observations", rain,
+        "--base-time", "2024-01-01T01:00", "--lead-times", 10, 30, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert (status, complaint) == (0, "")
+    files = [Path(line) for line in printed.splitlines()]
+    assert sorted(file.suffix for file in files) == [".gif", ".nc", ".png"]
+    nowcast = open_nowcast(next(file for file in files if file.suffix == ".nc"))
+    assert nowcast["lead_time"].values.astype("timedelta64[m]").astype(int).tolist() == [10, 30]
+    assert nowcast.attrs["nowcaster"] == "extrapolation"
+    assert nowcast.attrs["input_frames"].split()[-1].startswith("2024-01-01T01:00")
+
+
+def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, rain):
+    status, printed, _ = _run(
+        capsys, "verify", "--nowcaster", "persistence", "--observations", rain,
+        "--thresholds", 0.5, 1, "--lead-times", 10, 20, "--out", tmp_path / "scores.nc",
+        "--work", tmp_path / "work",
+    )  # fmt: skip
+    assert status == 0
+    assert "protocol " in printed
+    assert "extrapolation" in printed
+    with xr.open_dataset(tmp_path / "scores.nc") as scores:
+        assert scores.attrs["protocol_sha256"][:12] in printed
+        assert scores["threshold"].values.tolist() == [0.5, 1.0]
+    assert (tmp_path / "scores.png").stat().st_size > 10_000
+
+
+def test_verify_in_a_period_is_json_without_nan(capsys, tmp_path, rain):
+    status, printed, _ = _run(
+        capsys, "verify", "--observations", rain, "--period", "2024-01-01T00:30/2024-01-01T02:30",
+        "--thresholds", 900, "--lead-times", 10, "--work", tmp_path / "work", "--json",
+    )  # fmt: skip
+    assert status == 0
+    content = json.loads(printed, parse_constant=lambda name: pytest.fail(name))
+    assert content["protocol"]["thresholds"] == [900.0]
+    csi = [row for row in content["scores"] if row["score"] == "csi"]
+    assert {row["value"] for row in csi} == {None}
+
+
+def test_quiet_says_nothing_but_the_result(capsys, tmp_path):
+    status, printed, complaint = _run(
+        capsys, "train", SMALL, "-q", "--work", tmp_path / "work", "--json"
+    )
+    assert (status, complaint) == (0, "")
+    assert json.loads(printed)["uri"] == "models:/nowcast/1"
+
+
+def test_the_whole_line_by_hand(capsys, tmp_path):
+    """Train, verify by URI, promote, issue: each by its own command, in one work directory."""
+    work = tmp_path / "work"
+    assert _run(capsys, "train", SMALL, "--work", work)[0] == 0
+    status, printed, _ = _run(
+        capsys, "verify", "--nowcaster", "models:/nowcast/1", "--config", SMALL,
+        "--split", "test", "--work", work,
+    )  # fmt: skip
+    assert status == 0
+    assert "models:/nowcast/1" in printed
+    status, printed, _ = _run(capsys, "promote", "--config", SMALL, "--work", work, "--json")
+    decision = json.loads(printed)
+    assert status == (0 if decision["promoted"] else 1)
+    best = max(decision["scores"], key=lambda name: decision["scores"][name])
+    assert decision["promoted"] == (best == "models:/nowcast/1")
+    status, printed, _ = _run(
+        capsys, "issue", "--nowcaster", "models:/nowcast/1", "--config", SMALL,
+        "--out", tmp_path / "out", "--work", work, "--json",
+    )  # fmt: skip
+    assert status == 0
+    nowcast = open_nowcast(json.loads(printed)["files"][0])
+    assert nowcast.attrs["nowcaster_version"] == "1"
+    assert len(nowcast.attrs["nowcaster_sha256"]) == 64
+
+
+@pytest.mark.slow
+def test_the_demo_runs_to_its_end(tmp_path):
+    """As a newcomer runs it, with small settings: another process, nothing but its output."""
+    import tomllib
+
+    from nowcast.tracking import flatten
+
+    settings = flatten(tomllib.loads(SMALL.read_text()))
+    options = [
+        f"--set={name}={value!r}" for name, value in settings.items() if "network" not in name
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "from nowcast.cli import main; main()", "demo", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NOWCAST_WORK": str(tmp_path / "work")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "CSI at 1 mm h-1" in done.stdout
+    assert "champion: " in done.stdout
+    assert "ui --backend-store-uri sqlite:///" in done.stdout
+    files = {path.suffix for path in (tmp_path / "work" / "demo").iterdir()}
+    assert files == {".nc", ".png", ".gif", ".log"}
+
+
+def test_the_app_lists_its_verbs():
+    assert set(VERBS) <= set(app)
