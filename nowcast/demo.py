@@ -19,7 +19,7 @@ from nowcast.training import Trained, train, window_of
 
 # What each network needs to learn what it can in about a minute and a half on two cores.
 NETWORKS = {
-    "cnn_lstm": ["training.epochs=2", "training.learning_rate=1e-3"],
+    "cnn_lstm": ["training.epochs=3", "training.learning_rate=1e-3"],
     "convlstm": ["training.epochs=3"],
 }
 

@@ -215,13 +215,16 @@ def plain(scores: xr.Dataset) -> dict[str, Any]:
 def table(scores: xr.Dataset) -> str:
     """Give the scores as a table: a row per nowcaster, a column per lead time.
 
-    The first lines say by which protocol.
+    The first line says by which protocol; the last ones what a nowcaster left missing.
     """
-    minutes = (scores["lead_time"].values / pd.Timedelta("1min")).astype(int)
-    protocol = scores.attrs["protocol_sha256"][:12]
+    minutes = (scores["lead_time"].values / np.timedelta64(1, "m")).astype(int)
+    protocol = json.loads(scores.attrs["protocol"])
     width = max(len(str(name)) for name in scores["nowcaster"].values) + 2
     heading = f"{'':{width}}" + "".join(f"{minute:>6d}" for minute in minutes)
-    lines = [f"protocol {protocol}; columns are lead times in minutes"]
+    lines = [
+        f"{protocol['cases']} cases, base times {protocol['period']}; "
+        f"protocol {scores.attrs['protocol_sha256'][:12]}; columns are lead times in minutes"
+    ]
     for label, values in _rows(scores):
         lines += ["", f"{label}", heading]
         for name in values["nowcaster"].values:
@@ -230,6 +233,10 @@ def table(scores: xr.Dataset) -> str:
                 f"{figure:6.2f}" if figure == figure else "     -" for figure in figures
             )
             lines.append(f"{name!s:{width}}{cells}")
+    left = (scores["left_missing"] / scores["number"]).max("lead_time")
+    for name in scores["nowcaster"].values[left.values > 0]:
+        share = 100 * left.sel(nowcaster=name).item()
+        lines += ["", f"{name} left up to {share:.1f} % missing, counted as no rain"]
     return "\n".join(lines)
 
 

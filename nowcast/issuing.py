@@ -222,7 +222,7 @@ def _global_attributes(nowcast: xr.Dataset) -> dict[str, Any]:
     field = nowcast[variable_of(nowcast)]
     nowcaster = given.get("nowcaster", "an unnamed nowcaster")
     version = given.get("nowcast_version", __version__)
-    by = " ".join(filter(None, [nowcaster, given.get("nowcaster_version")]))
+    by = f"{nowcaster} (version {given.get('nowcaster_version', version)})"
     ends = [f"{time:%Y-%m-%dT%H:%MZ}" for time in nowcast["base_time"].to_index()[[0, -1]]]
     default = {
         "title": f"Nowcast of {field.attrs.get('long_name', field.name)} by {nowcaster}, "

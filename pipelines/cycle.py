@@ -17,40 +17,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from prefect import flow, task  # noqa: TID253
+from prefect.cache_policies import NO_CACHE  # noqa: TID253
+
 from nowcast.tracking import TrackingError
 from pipelines import steps
 
-try:
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-except ImportError as error:
-    raise ImportError(
-        f"the scheduled run needs Prefect ({error}); install nowcast[pipelines]"
-    ) from error
-
 PASSING = (OSError, TrackingError, sqlite3.OperationalError)  # what another try may cure
-TRIES = {"retries": 2, "retry_delay_seconds": 5}
 
 
 def _may_pass(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), PASSING)
 
 
+TRIES = {"retries": 2, "retry_delay_seconds": 5, "retry_condition_fn": _may_pass}
 # Steps pass paths and JSON types and are safe to repeat, so nothing of them is kept or hashed.
-_ingest = task(
-    steps.ingest_feed,
-    name="ingest",
-    cache_policy=NO_CACHE,
-    retry_condition_fn=_may_pass,
-    **TRIES,
-)
-_issue = task(
-    steps.issue_newest,
-    name="issue",
-    cache_policy=NO_CACHE,
-    retry_condition_fn=_may_pass,
-    **TRIES,
-)
+_ingest = task(steps.ingest_feed, name="ingest", cache_policy=NO_CACHE, **TRIES)
+_issue = task(steps.issue_newest, name="issue", cache_policy=NO_CACHE, **TRIES)
 _verify = task(steps.verify_issued, name="verify", cache_policy=NO_CACHE)  # again in a later cycle
 
 

@@ -1,13 +1,13 @@
 """The command of a cycle: once by hand, or on a cron with a Prefect server of its own."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,17 +17,23 @@ from typing import Any
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
+from nowcast import __version__
 from nowcast.config import ConfigError, load
 
 FAILURE, USAGE = 1, 2  # exit status
 HOST = "127.0.0.1"
 PORT = 4200  # Prefect's usual one
 START_SECONDS = 180  # a server answers after 5 to 15 s; more on a busy machine
-END_SECONDS = 10  # for a server to end before it is killed
+END_SECONDS = 60  # for a run to finish, and a server to end, before they are killed
+POLL_SECONDS = 0.2
+CRON_FIELDS = 5
 IN_MEMORY = "sqlite+aiosqlite:///:memory:"
+
+Process = subprocess.Popen[bytes]
 
 app = App(
     name="python -m pipelines.cycle",
+    version=__version__,
     help_format="plaintext",
     result_action="return_value",
 )
@@ -111,20 +117,16 @@ def _once(parameters: dict[str, str], home: Path) -> int:
 
 
 def _on_cron(cron: str, parameters: dict[str, str], home: Path, port: int) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the server is ended too
-    own = "PREFECT_API_URL" not in os.environ
-    address = f"http://{HOST}:{port}"
-    if own:
-        _check_free(port)
-        _set_up(
-            home,
-            {
-                "PREFECT_API_URL": f"{address}/api",
-                "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
-                # By default any web page that is open in a browser could talk to the server.
-                "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address,
-            },
-        )
+    if len(cron.split()) != CRON_FIELDS:
+        raise _no_cron(cron)
+    if "PREFECT_API_URL" in os.environ:
+        return _serve(cron, parameters, home)
+    return _serve_with_a_server(cron, parameters, home, port)
+
+
+def _serve(cron: str, parameters: dict[str, str], home: Path) -> int:
+    """Deploy the cycle on the server of PREFECT_API_URL, and run it here when it is due."""
+    _set_up(home, {})
     from prefect.client.schemas.schedules import CronSchedule
     from prefect.flows import EntrypointType
 
@@ -133,25 +135,58 @@ def _on_cron(cron: str, parameters: dict[str, str], home: Path, port: int) -> in
     try:
         CronSchedule(cron=cron)
     except ValueError as error:
-        raise ConfigError(f'{cron!r} is no cron; write five fields, as "*/5 * * * *"') from error
-    with _server(home, port) if own else contextlib.nullcontext():
-        print(f"nowcast: a cycle at {cron!r}; server {os.environ['PREFECT_API_URL']}; "
-              "end with Ctrl-C or SIGTERM", file=sys.stderr, flush=True)  # fmt: skip
-        cycle.serve(
-            name=Path(parameters["out"]).name,
-            cron=cron,
-            parameters=parameters,
-            limit=1,
-            entrypoint_type=EntrypointType.MODULE_PATH,
-            print_starting_message=False,
-        )
+        raise _no_cron(cron) from error
+    cycle.serve(
+        name=Path(parameters["out"]).name,
+        cron=cron,
+        parameters=parameters,
+        limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        print_starting_message=False,
+    )
     return 0
+
+
+def _serve_with_a_server(cron: str, parameters: dict[str, str], home: Path, port: int) -> int:
+    """Keep a Prefect server, and a second process of this command that uses it.
+
+    Two processes, since when Prefect is told to end in the middle of a run, it goes on with the
+    run and needs the server until that is done.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _check_free(port)
+    address = f"http://{HOST}:{port}"
+    # By default any web page that is open in a browser could talk to the server.
+    own = {
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address,
+    }
+    _set_up(home, {**own, "PREFECT_API_URL": f"{address}/api"})
+    options = [f"--{name}={value}" for name, value in parameters.items() if value]
+    log = home / "server.log"
+    with contextlib.suppress(KeyboardInterrupt), log.open("wb") as output:
+        start = ["prefect", "server", "start", f"--host={HOST}", f"--port={port}"]
+        with _process(*start, output=output) as server:
+            _wait_until_healthy(server, port, log)
+            with _process("pipelines.cycle", *options, f"--cron={cron}") as serving:
+                _say(f"a cycle at {cron!r}, UTC; see {address}; end with Ctrl-C or SIGTERM")
+                return _watch(serving, server, log)
+    return 0
+
+
+def _watch(serving: Process, server: Process, log: Path) -> int:
+    """Wait for the process that serves to end by itself; without a server no cron would fire."""
+    while serving.poll() is None:
+        if server.poll() is not None:
+            raise RuntimeError(f"the Prefect server has ended by itself; see {log}")
+        time.sleep(POLL_SECONDS)
+    return serving.returncode
 
 
 def _set_up(home: Path, settings: dict[str, str]) -> None:
     """Set what Prefect shall read when it is imported; what the user has set stays."""
-    if "prefect" in sys.modules:
-        raise RuntimeError("Prefect was imported before its settings were made")
+    if importlib.util.find_spec("prefect") is None:
+        raise ImportError("the scheduled run needs Prefect; install nowcast[pipelines]")
     home.mkdir(parents=True, exist_ok=True)
     always = {
         "DO_NOT_TRACK": "1",
@@ -167,51 +202,35 @@ def _set_up(home: Path, settings: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _server(home: Path, port: int) -> Iterator[None]:
-    """Run a Prefect server on loopback for the length of the block."""
-    command = [sys.executable, "-m", "prefect", "server", "start"]
-    log = home / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [*command, "--host", HOST, "--port", str(port)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C must reach it after what still talks to it
-        )
-    wanted = threading.Event()
+def _process(*module: str, output: Any = None) -> Iterator[Process]:
+    """Run a Python module for the length of the block; then end it with all that it started."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *module],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,  # so that Ctrl-C reaches it only from here, in the right order
+    )
     try:
-        _wait_until_healthy(server, port, log)
-        wanted.set()
-        threading.Thread(target=_end_with, args=(server, wanted), daemon=True).start()
-        yield
+        yield process
     finally:
-        wanted.clear()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        server.terminate()
-        try:
-            server.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def _end_with(server: Any, wanted: threading.Event) -> None:
-    """End this process if the server ends by itself: without one no cron would fire."""
-    server.wait()
-    if wanted.is_set():
-        _fail("the Prefect server has ended by itself; see server.log", FAILURE)
-        os._exit(FAILURE)
-
-
-def _wait_until_healthy(server: Any, port: int, log: Path) -> None:
+def _wait_until_healthy(server: Process, port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=5).close()
             return
-        time.sleep(0.2)
+        time.sleep(POLL_SECONDS)
     raise RuntimeError(f"the Prefect server did not start on port {port}; see {log}")
 
 
@@ -235,7 +254,15 @@ def _check_free(port: int) -> None:
             ) from error
 
 
+def _no_cron(cron: str) -> ConfigError:
+    return ConfigError(f'{cron!r} is no cron; write five fields, as "*/5 * * * *"')
+
+
+def _say(message: str) -> None:
+    print(f"nowcast: {message}", file=sys.stderr, flush=True)
+
+
 def _fail(message: str, status: int) -> int:
     line = " ".join(part.strip(" │╭╮╰╯─") for part in message.splitlines() if part.strip())
-    print(f"nowcast: error: {line}", file=sys.stderr, flush=True)
+    _say(f"error: {line}")
     return status

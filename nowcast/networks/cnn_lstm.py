@@ -23,8 +23,8 @@ class Settings:
         Of the LSTM.
     """
 
-    filters: tuple[int, ...] = (16, 24, 32)
-    units: int = 256
+    filters: tuple[int, ...] = (8, 16, 24)
+    units: int = 128
 
     @property
     def grid_multiple(self) -> int:
