@@ -26,7 +26,7 @@ from nowcast.verification import case_times, verify
 from pipelines.issued import SLOT, Issued, nowcast_file
 
 RECENT = 288  # newest frames, and newest issued files, that are looked at: a day of five minutes
-CASES = 24  # newest nowcasts that came true, on which the scores rest
+CASES = 12  # newest nowcasts that came true, on which the scores rest: an hour of five minutes
 FORECAST, ALREADY_DONE, ALREADY_RUNNING = "forecast", "already_done", "already_running"
 REFUSED = "refused:"  # and the reason
 SCORED = "issued_base_times"  # attribute of the scores: of which nowcasts they are

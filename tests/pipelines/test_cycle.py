@@ -1,3 +1,4 @@
+import doctest
 import fcntl
 import hashlib
 import importlib
@@ -267,6 +268,13 @@ def test_only_faults_that_may_pass_are_tried_again(cycle, place, monkeypatch, er
     assert len(calls) == tries
 
 
+def test_the_examples_are_right():
+    from pipelines import issued
+
+    assert doctest.testmod(issued).attempted
+    assert not doctest.testmod(issued).failed
+
+
 def test_a_nowcast_on_another_grid_is_not_verified(cycle, place, rain):
     from pipelines.issued import Issued
 
@@ -389,10 +397,12 @@ def test_one_command_serves_a_cron_that_fires_and_ends_with_sigterm(place, envir
             assert probe.connect_ex(("127.0.0.1", port)) != 0
         assert not (place.folder.parent / "home" / ".prefect").exists()
     finally:
+        if served.poll() is None:
+            family = psutil.Process(served.pid).children(recursive=True)
+            served.kill()
         for process in family:
             if process.is_running():
                 process.kill()
-        served.kill()
         served.wait()
 
 
