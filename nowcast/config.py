@@ -131,10 +131,10 @@ class TrainingSection(Section):
     steps_per_epoch: int = Field(0, ge=0)  # 0: every window once
     batch_size: int = Field(8, ge=1)
     crop_pixels: int = Field(0, ge=0)  # side of the squares trained on; 0: the whole grid
-    learning_rate: float = Field(3e-3, gt=0)  # at first; falls as a cosine to 0 at the last epoch
+    learning_rate: float = Field(3e-3, gt=0)  # at first; falls as a cosine to 0 at the end
     loss: Literal["mse", "mae", "balanced"] = "balanced"
     patience: int = Field(3, ge=1)  # epochs without a better validation loss before stopping
-    minutes: float = Field(0.0, ge=0)  # stop after the epoch that passes this; 0: no limit
+    minutes: float = Field(0.0, ge=0)  # of training at most; 0: no limit, and the same every time
     seed: int = 0
 
 

@@ -17,10 +17,14 @@ from nowcast.serving import endpoint
 from nowcast.tracking import Decision, Tracking, promote
 from nowcast.training import Trained, train, window_of
 
-# What each network needs to learn what it can in about a minute and a half on two cores.
+# What each network can learn in a minute or two; the limits keep the demo short on a slow machine.
 NETWORKS = {
-    "cnn_lstm": ["training.epochs=3", "training.learning_rate=1e-3"],
-    "convlstm": ["training.epochs=3"],
+    "cnn_lstm": [
+        "training.epochs=2",
+        "training.learning_rate=1e-3",
+        "training.minutes=1.0",
+    ],
+    "convlstm": ["training.epochs=3", "training.minutes=2.5"],
 }
 
 

@@ -6,6 +6,7 @@ and saves.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from nowcast.tracking import Tracking
 
 LOGGER = logging.getLogger(__name__)
 
+QUARTER = math.pi / 2
 HEAVIEST_WEIGHT = 24.0  # of a pixel in the balanced loss; Ravuri et al. (2021), see masked_loss
 
 
@@ -256,11 +258,8 @@ def fit(
         grid=settings.grid,
     )
     training = _dataset(batches["train"], limit=section.steps_per_epoch)
-    rate = keras.optimizers.schedules.CosineDecay(
-        section.learning_rate, decay_steps=section.epochs * len(training)
-    )
     network.compile(
-        optimizer=keras.optimizers.Adam(rate, clipnorm=1.0),
+        optimizer=keras.optimizers.Adam(section.learning_rate, clipnorm=1.0),
         loss=masked_loss(section.loss, variable, transform),
         jit_compile="auto" if _has_gpu() else False,  # XLA on a CPU is far slower here
     )
@@ -268,7 +267,7 @@ def fit(
         training,
         validation_data=_dataset(batches["validation"]),
         epochs=section.epochs,
-        callbacks=_callbacks(section, on_epoch),
+        callbacks=_callbacks(section, on_epoch, steps=section.epochs * len(training)),
         verbose=verbose,
     )
     return NeuralNowcaster(settings, network.get_weights())
@@ -371,18 +370,35 @@ def _dataset(batches: Batches, limit: int = 0) -> Any:
 
 
 def _callbacks(
-    section: TrainingSection, on_epoch: Callable[[int, dict[str, float]], None] | None
+    section: TrainingSection,
+    on_epoch: Callable[[int, dict[str, float]], None] | None,
+    *,
+    steps: int,
 ) -> list[Any]:
     import keras
 
     started = time.monotonic()
 
-    class TimeLimit(keras.callbacks.Callback):  # type: ignore[misc]
-        """Stops after the epoch that passes the time limit."""
+    class Schedule(keras.callbacks.Callback):  # type: ignore[misc]
+        """Lets the learning rate fall as a cosine to 0 at the last step or the time limit."""
 
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-            if section.minutes and time.monotonic() - started > 60 * section.minutes:
+        done = 0
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+            part = min(1.0, max(self.done / steps, self._time_used()))
+            self.model.optimizer.learning_rate = (
+                section.learning_rate * math.cos(part * QUARTER) ** 2
+            )
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+            self.done += 1
+            if self._time_used() >= 1.0:
                 self.model.stop_training = True
+
+        def _time_used(self) -> float:
+            if not section.minutes:
+                return 0.0
+            return (time.monotonic() - started) / (60 * section.minutes)
 
     class Report(keras.callbacks.Callback):  # type: ignore[misc]
         """Hands each epoch's figures on."""
@@ -395,7 +411,7 @@ def _callbacks(
     stopping = keras.callbacks.EarlyStopping(
         patience=section.patience, restore_best_weights=True, start_from_epoch=0
     )
-    return [keras.callbacks.TerminateOnNaN(), stopping, TimeLimit(), Report()]
+    return [keras.callbacks.TerminateOnNaN(), stopping, Schedule(), Report()]
 
 
 def _has_gpu() -> bool:

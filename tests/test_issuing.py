@@ -215,7 +215,9 @@ def test_the_file_says_what_cf_asks_of_a_forecast(nowcast, tmp_path):
             assert "_FillValue" not in file[name].ncattrs()
         assert file.Conventions == CF_CONVENTIONS
         assert file.title == "Nowcast of rain rate by persistence, base time 2024-06-01T12:40Z"
-        assert file.source.startswith("forecast from gridded observations by persistence (version 2)")
+        assert file.source.startswith(
+            "forecast from gridded observations by persistence (version 2)"
+        )
         for name in ("institution", "history", "references", "comment", "nowcast_version"):
             assert file.getncattr(name)
 

@@ -98,6 +98,18 @@ def test_training_stops_early_and_keeps_the_best_epoch(small_config, small_obser
     assert losses[-1] >= min(losses)
 
 
+def test_training_stops_at_its_time_limit(small_config, small_observed, tmp_path):
+    config = small_config.replace(["training.epochs=100000", "training.minutes=0.05"])
+    seconds = []
+    fit(
+        config,
+        prepare(config, small_observed, work=tmp_path),
+        on_epoch=lambda _, values: seconds.append(values["seconds"]),
+        verbose=0,
+    )
+    assert 3.0 <= seconds[-1] < 30.0
+
+
 def test_a_crop_fits_the_network_on_a_grid_that_does_not(small_config, small_observed, tmp_path):
     odd = small_observed.isel(y=slice(14), x=slice(15))
     nowcaster = fit(small_config, prepare(small_config, odd, work=tmp_path), verbose=0)

@@ -1,8 +1,11 @@
-"""ConvLSTM encoder-forecaster.
+"""ConvLSTM encoder-forecaster at several scales.
 
 References
 ----------
-Shi et al. (2015), Convolutional LSTM Network, arXiv:1506.04214
+Shi et al. (2015), Convolutional LSTM Network, arXiv:1506.04214: the cell, patches to channels,
+the reversed forecaster that starts in the encoder's states;
+Shi et al. (2017), Deep Learning for Precipitation Nowcasting, arXiv:1706.03458: strided
+convolutions between the layers, so that a deep layer sees motion far in one step.
 """
 
 from dataclasses import dataclass
@@ -18,19 +21,20 @@ class Settings:
     patch
         Side of the squares of pixels that are moved to channels before the first layer.
     filters
-        Hidden channels of each encoder layer, from the input up.
+        Hidden channels of each encoder layer, from the input up; each layer works on half the
+        resolution of the one below it.
     kernel
-        Side of all kernels of the recurrent layers, in patches.
+        Side of the recurrent layers' kernels, in patches.
     """
 
-    patch: int = 4
-    filters: tuple[int, ...] = (32, 32)
+    patch: int = 2
+    filters: tuple[int, ...] = (16, 32, 48)
     kernel: int = 3
 
     @property
     def grid_multiple(self) -> int:
         """Both sides of the grid must be a multiple of this many pixels."""
-        return self.patch
+        return int(self.patch * 2 ** (len(self.filters) - 1))
 
     @property
     def any_grid(self) -> bool:
@@ -39,10 +43,10 @@ class Settings:
 
 
 def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tuple[int, int]) -> Any:
-    """Build the network: the forecaster's layers mirror the encoder's and start in its states.
+    """Build the network: the forecaster's layers mirror the encoder's and start in their states.
 
     The forecaster's first layer gets no input (zeros), each further one the states of the layer
-    below it; a 1x1 convolution on all forecaster states gives the lead frames.
+    above it, at twice the resolution; a 1x1 convolution on the last states gives the lead frames.
 
     Parameters
     ----------
@@ -66,19 +70,42 @@ def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tupl
             filters, settings.kernel, padding="same", return_sequences=True, return_state=True
         )
 
+    def coarser(filters: int) -> Any:
+        return layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu")
+
+    def finer(filters: int) -> Any:
+        return layers.Conv2DTranspose(filters, 4, strides=2, padding="same", activation="relu")
+
     frames = keras.Input((input_frames, *grid, 2), name="frames")
     hidden = to_patches(frames, settings.patch)
-    states = []
+    states: list[Any] = []
     for filters in settings.filters:
+        if states:
+            hidden = on_each_frame(coarser(filters), hidden)
         hidden, *state = recurrent(filters)(hidden)
         states.append(state)
     hidden = ops.zeros_like(ops.repeat(states[-1][0][:, None, ..., :1], lead_frames, axis=1))
-    levels = []
-    for filters, state in zip(reversed(settings.filters), reversed(states), strict=True):
-        hidden, *_ = recurrent(filters)(hidden, initial_state=state)
-        levels.append(hidden)
-    patches = layers.Conv3D(settings.patch**2, 1, name="rain")(ops.concatenate(levels, axis=-1))
+    for filters in reversed(settings.filters):
+        if len(states) < len(settings.filters):
+            hidden = on_each_frame(finer(filters), hidden)
+        hidden, *_ = recurrent(filters)(hidden, initial_state=states.pop())
+    patches = layers.Conv3D(settings.patch**2, 1, name="rain")(hidden)
     return keras.Model(frames, from_patches(patches, settings.patch), name="convlstm")
+
+
+def on_each_frame(layer: Any, sequence: Any) -> Any:
+    """Apply a layer to every frame at once, time folded into the batch.
+
+    Parameters
+    ----------
+    layer
+        A Keras layer without a state.
+    sequence : (batch, frame, y, x, channel)
+    """
+    from keras import ops
+
+    outputs = layer(ops.reshape(sequence, (-1, *sequence.shape[2:])))
+    return ops.reshape(outputs, (-1, sequence.shape[1], *outputs.shape[1:]))
 
 
 def to_patches(frames: Any, patch: int) -> Any:

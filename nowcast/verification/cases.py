@@ -137,7 +137,8 @@ def verify(
     observed
         Observations that hold the valid times; one that is absent counts as missing.
     base_times, lead_times, thresholds
-        The cases; thresholds in the units of the variable.
+        The cases; thresholds in the units of the variable. A base time of which an input frame has
+        no observed pixel is left out for every nowcaster.
     batch_cases
         Cases in memory at a time.
     progress
@@ -165,12 +166,20 @@ def verify(
         )
     variable = known_variable(observed)
     totals: dict[str, xr.Dataset] = {}
+    used: list[pd.Timestamp] = []
     for first in range(0, len(base_times), batch_cases):
         batch = base_times[first : first + batch_cases]
-        for name, part in _batch_sums(nowcasters, observed, batch, lead_times, thresholds).items():
+        near = _near(nowcasters, observed, batch, lead_times)
+        seen = _with_sight(nowcasters, near, batch, lead_times)
+        used += list(seen)
+        sums_of = _batch_sums(nowcasters, near, seen, lead_times, thresholds) if len(seen) else {}
+        for name, part in sums_of.items():
             totals[name] = totals[name] + part if name in totals else part
         if progress:
             progress(first + len(batch))
+    if not used:
+        raise ValueError("in every case an input frame has no observed pixel; give other cases")
+    base_times = pd.DatetimeIndex(used)
     protocol = Protocol(
         data_fingerprint=fingerprint(observed),
         grid_id=grid_id(observed),
@@ -185,16 +194,45 @@ def verify(
     return _as_dataset(totals, variable, protocol)
 
 
-def _batch_sums(
+def _near(
     nowcasters: Mapping[str, Nowcaster],
     observed: xr.Dataset,
     batch: pd.DatetimeIndex,
     lead_times: pd.TimedeltaIndex,
+) -> xr.Dataset:
+    """Load the frames that the cases of a batch may use or be compared with."""
+    reach = max(one.input_frames * (one.step or lead_times[0]) for one in nowcasters.values())
+    return observed.sel(time=slice(batch[0] - reach, batch[-1] + lead_times[-1])).load()
+
+
+def _with_sight(
+    nowcasters: Mapping[str, Nowcaster],
+    near: xr.Dataset,
+    batch: pd.DatetimeIndex,
+    lead_times: pd.TimedeltaIndex,
+) -> pd.DatetimeIndex:
+    """Leave out base times of which an input frame has no observed pixel: nothing to start from."""
+    seen = near[known_variable(near).name].notnull().any(("y", "x")).to_series()
+    kept = []
+    for base_time in batch:
+        steps = [
+            base_time - back * (one.step or lead_times[0])
+            for one in nowcasters.values()
+            for back in range(one.input_frames)
+        ]
+        if seen.reindex(steps, fill_value=True).all():
+            kept.append(base_time)
+    return pd.DatetimeIndex(kept)
+
+
+def _batch_sums(
+    nowcasters: Mapping[str, Nowcaster],
+    near: xr.Dataset,
+    batch: pd.DatetimeIndex,
+    lead_times: pd.TimedeltaIndex,
     thresholds: tuple[float, ...],
 ) -> dict[str, xr.Dataset]:
-    name = known_variable(observed).name
-    reach = max(one.input_frames * (one.step or lead_times[0]) for one in nowcasters.values())
-    near = observed.sel(time=slice(batch[0] - reach, batch[-1] + lead_times[-1])).load()
+    name = known_variable(near).name
     forecasts = {
         key: one.nowcast(near, base_times=batch, lead_times=lead_times)[name]
         for key, one in nowcasters.items()

@@ -137,6 +137,19 @@ def test_every_nowcaster_is_scored_on_the_same_pixels(observed, baselines):
     assert number.sum() < _verify(baselines, observed)["number"].sum()
 
 
+def test_a_case_without_sight_is_left_out_for_everyone(observed, baselines):
+    import json
+
+    blind = observed.copy(deep=True)
+    blind["rain_rate"][6] = np.nan
+    scores = _verify(baselines, blind)
+    before = json.loads(_verify(baselines, observed).attrs["protocol"])["cases"]
+    assert 0 < json.loads(scores.attrs["protocol"])["cases"] < before
+    blind["rain_rate"][:] = np.nan
+    with pytest.raises(ValueError, match="no observed pixel"):
+        _verify(baselines, blind)
+
+
 def test_what_a_nowcaster_leaves_missing_counts_as_no_rain_and_is_told(observed, baselines):
     peeking = _Peeking(hole=slice(0, 12))
     peeking.future = observed
