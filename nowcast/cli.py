@@ -169,7 +169,9 @@ def train(
     settings = _config(config, set_)
     tracking = _tracking(work)
     observed = experiments.observations(settings, observations, source=source)
-    trained = trainings.train(settings, observed, tracking=tracking, verbose=_bar())
+    trained = trainings.train(
+        settings, observed, tracking=tracking, verbose=0 if as_json else _bar()
+    )
     made = {"uri": trained.uri, "run_id": trained.run_id, "folder": str(trained.folder)}
     if as_json:
         _json(made)
@@ -298,7 +300,8 @@ def promote(
     settings = _config(config, set_)
     tracking = _tracking(work)
     name = settings.promotion.model_name
-    candidates = candidate or registry.versions(name, tracking)
+    candidates = [registry.resolve(one, tracking) for one in candidate or ()]
+    candidates = candidates or registry.versions(name, tracking)
     if not candidates:
         raise registry.TrackingError(
             f"the registry has no version of {name!r}; train one with `nowcast train`"
@@ -316,7 +319,8 @@ def promote(
         scores, candidates=candidates, tracking=tracking, **settings.promotion.model_dump()
     )
     if as_json:
-        _json(asdict(decision))
+        figures = {one: value if value == value else None for one, value in decision.scores.items()}
+        _json({**asdict(decision), "scores": figures})
     else:
         print(decision.score)
         for one, value in decision.scores.items():
@@ -346,9 +350,12 @@ def serve(
         Folder of runs, models and caches.
     """
     from nowcast import serving
+    from nowcast.tracking import resolve
 
-    _say(f"serving {model} on http://{serving.HOST}:{port} (POST /invocations, GET /ping)")
-    return serving.serve(model, _tracking(work), port=port)
+    tracking = _tracking(work)
+    exact = resolve(model, tracking)
+    _say(f"serving {exact} on http://{serving.HOST}:{port} (POST /invocations, GET /ping)")
+    return serving.serve(exact, tracking, port=port)
 
 
 @app.command
@@ -450,14 +457,14 @@ def main(arguments: list[str] | None = None) -> None:
         status = app.meta(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         sys.exit(_fail(str(error), USAGE))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", FAILURE))
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # whatever it is, a person at a terminal gets one line
         if _STATE["verbose"]:
             logging.getLogger(__name__).exception("the traceback, since --verbose was given")
         from nowcast.config import ConfigError
 
-        sys.exit(_fail(str(error), USAGE if isinstance(error, ConfigError) else FAILURE))
+        known = isinstance(error, OSError | ValueError | RuntimeError)
+        message = str(error) if known else f"{type(error).__name__}: {error} (-v shows where)"
+        sys.exit(_fail(message, USAGE if isinstance(error, ConfigError) else FAILURE))
     sys.exit(status if isinstance(status, int) else 0)
 
 

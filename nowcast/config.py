@@ -197,7 +197,7 @@ class Config(Section):
         ConfigError
             If a name is unknown or a value does not fit.
         """
-        content = self.model_dump()
+        content = self.model_dump(exclude_unset=True)
         for setting in settings:
             path, equals, value = setting.partition("=")
             if not equals:

@@ -37,7 +37,7 @@ def observations(config: Config, path: str | list[str] = "", *, source: str = ""
 
     where = path or config.data.observations
     if where == SYNTHETIC:
-        return synthetic(config)
+        return coarsen(synthetic(config), config.data.coarsen)
     observed = open_observations(
         where, source=source or config.data.source, variable=config.variable.variable
     )

@@ -4,6 +4,7 @@ A window is ``input_frames`` frames up to a base time and ``lead_frames`` after 
 apart; a window with an absent frame does not exist.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -208,10 +209,26 @@ def split(
     return blocks
 
 
+def check_apart(blocks: dict[str, Block]) -> dict[str, Block]:
+    """Give back blocks of time of which none overlaps another.
+
+    Raises
+    ------
+    ValueError
+        Naming the two that do: a score on frames that were trained on means nothing.
+    """
+    ordered = sorted(blocks.items(), key=lambda item: item[1].start)
+    for (name, block), (other, later) in itertools.pairwise(ordered):
+        if later.start <= block.end:
+            raise ValueError(f"the {name} block {block} and the {other} block {later} overlap")
+    return blocks
+
+
 def store(observed: xr.Dataset, path: Path) -> np.ndarray:
     """Write the frames to one memory-mapped file, in parallel with Dask, and give it.
 
     Training reads windows from it near the speed of memory; the file can be deleted at any time.
+    One that is there is used as it is, so its name must say what it holds.
 
     Returns
     -------
@@ -221,6 +238,9 @@ def store(observed: xr.Dataset, path: Path) -> np.ndarray:
     import dask.array
 
     values = dask.array.asarray(observed[variable_of(observed)].data)
+    if path.exists():
+        there: np.ndarray = np.load(path, mmap_mode="r")
+        return there
     with replacing(path) as temporary:
         frames = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=np.float32, shape=values.shape

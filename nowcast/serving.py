@@ -72,11 +72,18 @@ def serve(uri: str, tracking: Tracking, *, port: int) -> int:
     nowcast.tracking.TrackingError
         If there is no such model.
     """
-    exact = resolve(uri, tracking)
     _check_free(port)
-    return subprocess.run(
-        command(exact, port=port), env=environment(tracking), check=False
-    ).returncode
+    server = subprocess.Popen(
+        command(resolve(uri, tracking), port=port),
+        env=environment(tracking),
+        start_new_session=True,
+    )
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return server.wait()
+    finally:
+        _stop(server)
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
@@ -213,6 +220,10 @@ def _wait_until_ready(address: str, server: "subprocess.Popen[bytes]", log: Path
             return
         time.sleep(0.2)
     raise ServingError(f"the endpoint did not start within {START_SECONDS} s; {log} says why")
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:

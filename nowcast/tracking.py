@@ -30,6 +30,7 @@ from nowcast.nowcasters.neural import NeuralNowcaster
 
 LOGGER = logging.getLogger(__name__)
 CHAMPION = "champion"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 ARTIFACT = "nowcaster"  # name of the saved folder inside a logged model
 SERVER_TIMEOUT_SECONDS = 5
 SYSTEM_METRICS_SECONDS = 5
@@ -70,7 +71,7 @@ class Tracking:
     @property
     def uri(self) -> str:
         """The user's ``MLFLOW_TRACKING_URI``, or an SQLite store in the work directory."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.work.resolve()}/mlflow.db"
+        return os.environ.get(URI_VARIABLE) or f"sqlite:///{self.work.resolve()}/mlflow.db"
 
     def connect(self) -> Any:
         """Give the MLflow module, pointed at the store.
@@ -89,8 +90,13 @@ class Tracking:
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
+        uri, given = self.uri, os.environ.get(URI_VARIABLE)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        # MLflow puts the address into the environment, where it would pass for the user's own.
+        os.environ.pop(URI_VARIABLE, None)
+        if given:
+            os.environ[URI_VARIABLE] = given
         return mlflow
 
     @contextlib.contextmanager
@@ -306,19 +312,43 @@ def open_nowcaster(
 
 
 def resolve(uri: str, tracking: Tracking) -> str:
-    """Give ``models:/name/version`` for an alias, so that what was used can be named."""
-    if not uri.startswith("models:/") or "@" not in uri:
-        return uri
-    name, _, alias = uri.removeprefix("models:/").partition("@")
+    """Give ``models:/name/version`` for a model of the registry, so that it can be named.
+
+    Parameters
+    ----------
+    uri
+        ``models:/name@alias`` or ``models:/name/version``.
+    tracking
+        Where the registry is.
+
+    Raises
+    ------
+    TrackingError
+        If the registry has no such model.
+    """
+    name, alias, wanted = _parts(uri)
     mlflow = tracking.connect()
+    client = mlflow.MlflowClient()
+    find = client.get_model_version_by_alias if alias else client.get_model_version
     try:
-        version = mlflow.MlflowClient().get_model_version_by_alias(name, alias)
+        version = find(name, wanted)
     except mlflow.MlflowException as error:
+        which = f"with the alias {wanted!r}" if alias else f"of version {wanted!r}"
         raise TrackingError(
-            f"the registry has no model {name!r} with the alias {alias!r} ({tracking.uri}); train "
-            "one and run `nowcast promote`, or name a version as models:/NAME/VERSION"
+            f"the registry has no model {name!r} {which} ({tracking.uri}); train one and run "
+            "`nowcast promote`, or name a version that is there as models:/NAME/VERSION"
         ) from error
     return f"models:/{name}/{version.version}"
+
+
+def _parts(uri: str) -> tuple[str, bool, str]:
+    """Split the URI of a model: its name, whether by alias, and the alias or version."""
+    found = re.fullmatch(r"models:/([^/@]+)([/@])([^/@]+)", uri)
+    if not found:
+        raise TrackingError(
+            f"{uri!r} names no model; write models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    return found[1], found[2] == "@", found[3]
 
 
 def versions(name: str, tracking: Tracking) -> list[str]:
@@ -388,6 +418,12 @@ def promote(
     TrackingError
         If there is no candidate with a score.
     """
+    foreign = [one for one in candidates if not one.startswith(f"models:/{model_name}/")]
+    if foreign:
+        raise TrackingError(
+            f"{', '.join(foreign)} cannot become the champion of {model_name!r}: a candidate is "
+            f"named models:/{model_name}/VERSION"
+        )
     values = pooled(scores, score=score, threshold=threshold, first_lead_minutes=first_lead_minutes)
     sign = 1.0 if score == "csi" else -1.0
     ranked = sorted(
@@ -480,7 +516,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _open_registered(uri: str, tracking: Tracking) -> tuple[Nowcaster, dict[str, str]]:
-    exact = resolve(uri, tracking)
+    exact = resolve(uri, tracking) if uri.startswith("models:/") else uri
     mlflow = tracking.connect()
     try:
         folder = Path(mlflow.artifacts.download_artifacts(exact))

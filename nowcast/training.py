@@ -20,8 +20,8 @@ import xarray as xr
 from nowcast import __version__
 from nowcast.config import Config, TrainingSection
 from nowcast.conventions import VARIABLES, Variable, grid_id, grid_spacing
-from nowcast.frames import Batches, Block, Window, base_times, split, store
-from nowcast.networks import build, load_keras, settings_of
+from nowcast.frames import Batches, Block, Window, base_times, check_apart, split, store
+from nowcast.networks import build, load_keras, settings_of, version_of
 from nowcast.nowcasters.neural import NeuralNowcaster, NeuralSettings
 from nowcast.rainrate import MARSHALL_PALMER, Transform
 from nowcast.tracking import Tracking
@@ -165,7 +165,7 @@ def blocks_of(config: Config, observed: xr.Dataset) -> dict[str, Block]:
     section = config.split
     if section.train:
         names = ("train", "validation", "test")
-        return {name: Block.parse(getattr(section, name)) for name in names}
+        return check_apart({name: Block.parse(getattr(section, name)) for name in names})
     return split(
         observed,
         validation_fraction=section.validation_fraction,
@@ -241,6 +241,7 @@ def fit(
     example, _ = batches["train"][0]
     settings = NeuralSettings(
         network=config.network.name,
+        network_version=version_of(config.network.name),
         network_settings=_as_json(settings_of(config.network.name, config.network.settings)),
         variable=variable,
         transform=transform,

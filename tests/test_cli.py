@@ -234,6 +234,55 @@ def test_verify_in_a_period_is_json_without_nan(capsys, tmp_path, rain):
     assert {row["value"] for row in csi} == {None}
 
 
+def test_json_is_all_that_train_prints(capsys, tmp_path):
+    status, printed, _ = _run(capsys, "train", SMALL, "--work", tmp_path / "work", "--json")
+    assert status == 0
+    assert json.loads(printed)["uri"] == "models:/nowcast/1"
+
+
+def test_serve_ends_with_all_its_processes_when_told_to(trained):
+    import signal
+    import urllib.request
+
+    from nowcast.serving import _free_port
+
+    tracking, made = trained
+    port = _free_port()
+    code = "from nowcast.cli import main; main()"
+    options = ["serve", "--model", made.uri, "--port", str(port), "--work", str(tracking.work)]
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).close()
+            break
+        except OSError:
+            time.sleep(0.2)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(30) == 130
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2)
+
+
+def test_serving_an_absent_model_is_one_line(capsys, tmp_path):
+    status, line = _refusal(
+        capsys, "serve", "--model", "models:/nowcast/99", "--work", tmp_path / "work"
+    )
+    assert status == 1
+    assert "no model 'nowcast' of version '99'" in line
+
+
+def test_an_unforeseen_error_is_one_line_too(capsys, monkeypatch):
+    monkeypatch.setattr("nowcast.experiments.observations", lambda *_, **__: {}["absent"])
+    status, line = _refusal(capsys, "issue", "--nowcaster", "persistence", "--out", "x")
+    assert status == 1
+    assert "KeyError: 'absent' (-v shows where)" in line
+
+
 def test_quiet_says_nothing_but_the_result(capsys, tmp_path):
     status, printed, complaint = _run(
         capsys, "train", SMALL, "-q", "--work", tmp_path / "work", "--json"

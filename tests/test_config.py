@@ -56,6 +56,12 @@ def test_a_known_variable_brings_its_units():
     assert config.variable.variable.units == "dBZ"
 
 
+def test_a_known_variable_on_the_command_line_brings_its_units_too():
+    config = Config().replace(["variable.name=reflectivity"])
+    assert config.variable.variable.units == "dBZ"
+    assert config.replace(["training.epochs=9"]).variable.units == "dBZ"
+
+
 def test_a_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Config().experiment = "other"

@@ -11,6 +11,7 @@ from nowcast.frames import (
     Window,
     as_inputs,
     base_times,
+    check_apart,
     input_frames,
     split,
     step_of,
@@ -81,6 +82,15 @@ def test_blocks_are_in_order_with_the_guard_between(frames, guard_steps):
 def test_too_little_data_for_a_split_is_refused():
     with pytest.raises(ValueError, match="the validation block would hold"):
         split(_observed(range(10)), validation_fraction=0.1, test_fraction=0.1, guard=STEP * 6)
+
+
+def test_blocks_that_overlap_are_refused():
+    blocks = {
+        "train": Block.parse("2024-01-01T00:00/2024-01-01T05:00"),
+        "test": Block.parse("2024-01-01T05:00/2024-01-01T06:00"),
+    }
+    with pytest.raises(ValueError, match=r"the train block .* and the test block .* overlap"):
+        check_apart(blocks)
 
 
 def test_a_period_is_read_as_utc():

@@ -81,6 +81,15 @@ def test_everything_lies_in_the_work_directory(trained):
     assert {path.name for path in tracking.work.iterdir()} >= {"mlflow.db", "artifacts", "runs"}
 
 
+def test_one_work_directory_knows_nothing_of_another(trained, tmp_path):
+    tracking, made = trained
+    tracking.connect()
+    other = Tracking(tmp_path)
+    assert other.uri.endswith(f"{tmp_path}/mlflow.db")
+    assert versions("nowcast", other) == []
+    assert made.uri in versions("nowcast", tracking)
+
+
 def test_a_registered_nowcaster_is_the_trained_one(trained, small_observed):
     tracking, made = trained
     nowcaster, provenance = open_nowcaster(made.uri, tracking)
@@ -100,7 +109,7 @@ def test_an_absent_model_is_named(trained):
     tracking, _ = trained
     with pytest.raises(TrackingError, match="no model 'nowcast' with the alias 'nobody'"):
         resolve("models:/nowcast@nobody", tracking)
-    with pytest.raises(TrackingError, match="models:/nowcast/99 cannot be read"):
+    with pytest.raises(TrackingError, match="no model 'nowcast' of version '99'"):
         open_nowcaster("models:/nowcast/99", tracking)
 
 
@@ -148,6 +157,18 @@ def test_a_candidate_that_loses_or_draws_is_told_by_how_much_and_the_alias_stays
     assert not decision.promoted
     assert f"extrapolation by {0.4 - candidate:.3f}" in decision.reason
     assert decision.champion == resolve("models:/nowcast@champion", tracking) == made.uri
+
+
+def test_a_model_of_another_name_cannot_become_champion(trained):
+    tracking, _ = trained
+    with pytest.raises(TrackingError, match="cannot become the champion of 'nowcast'"):
+        _promote(tracking, "models:/other/3", candidate=0.9)
+
+
+@pytest.mark.parametrize("uri", ["models:/nowcast", "models:/a/b/c", "models:nowcast@x"])
+def test_a_uri_that_names_no_model_is_refused(trained, uri):
+    with pytest.raises(TrackingError, match="names no model"):
+        resolve(uri, trained[0])
 
 
 def test_a_candidate_without_a_score_is_refused(trained):

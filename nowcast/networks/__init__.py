@@ -64,6 +64,12 @@ def settings_of(name: str, settings: dict[str, Any]) -> Any:
     return kind(**{key: _frozen(value) for key, value in settings.items()})
 
 
+def version_of(name: str) -> int:
+    """Give the version of a network's code: weights fit the version they were trained with."""
+    settings_of(name, {})
+    return int(import_module(NETWORKS[name]).VERSION)
+
+
 def build(
     name: str,
     *,

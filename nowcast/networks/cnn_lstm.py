@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
+
 
 @dataclass(frozen=True)
 class Settings:

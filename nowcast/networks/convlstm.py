@@ -11,6 +11,8 @@ convolutions between the layers, so that a deep layer sees motion far in one ste
 from dataclasses import dataclass
 from typing import Any
 
+VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -14,7 +14,7 @@ import xarray as xr
 from nowcast.conventions import Variable, build_nowcast, check_nowcast, grid_spacing
 from nowcast.durable import replacing_folder, sha256
 from nowcast.frames import Window, as_inputs, check_observed, input_frames
-from nowcast.networks import build, settings_of
+from nowcast.networks import build, settings_of, version_of
 from nowcast.rainrate import Transform
 
 FORMAT = 1
@@ -30,8 +30,8 @@ class NeuralSettings:
 
     Parameters
     ----------
-    network, network_settings
-        Which network, and its own settings.
+    network, network_version, network_settings
+        Which network, the version of its code, and its own settings.
     variable, transform, window
         What is forecast, the scale the network sees, and the frames.
     grid : (y, x)
@@ -43,6 +43,7 @@ class NeuralSettings:
     """
 
     network: str
+    network_version: int
     network_settings: dict[str, Any]
     variable: Variable
     transform: Transform
@@ -116,7 +117,7 @@ class NeuralNowcaster:
         self.sha256 = sha256
         self.input_frames = settings.window.input_frames
         self.step: pd.Timedelta | None = settings.window.step
-        self._weights = weights
+        self.weights = weights
         self._network = functools.lru_cache(maxsize=2)(self._build)
 
     def nowcast(
@@ -187,6 +188,12 @@ class NeuralNowcaster:
             if not (folder / name).is_file() or sha256(folder / name) != hashes.get(name):
                 raise ValueError(f"{folder / name} is absent or not what was saved; restore it")
         settings = NeuralSettings.from_dict(_read_json(folder / SETTINGS))
+        if settings.network_version != version_of(settings.network):
+            raise ValueError(
+                f"{folder} was trained with version {settings.network_version} of network "
+                f"{settings.network!r}; this nowcast has version {version_of(settings.network)}; "
+                "train it again, or install the nowcast it was trained with"
+            )
         if (folder / WEIGHTS).stat().st_size > LARGEST_WEIGHTS:
             raise ValueError(f"{folder / WEIGHTS} is larger than {LARGEST_WEIGHTS} bytes")
         network = _network(settings, settings.grid)
@@ -195,7 +202,7 @@ class NeuralNowcaster:
 
     def _build(self, grid: tuple[int, int]) -> Any:
         network = _network(self.settings, grid)
-        network.set_weights(self._weights)
+        network.set_weights(self.weights)
         return network
 
     def _padded(self, side: int) -> int:
@@ -254,7 +261,7 @@ def _check_grid(settings: NeuralSettings, observed: xr.Dataset) -> None:
         raise ValueError(
             f"this nowcaster was trained on pixels of {settings.grid_spacing:g} "
             f"{settings.grid_units}; the observations have {spacing:g} {units}; "
-            "regrid them, or train on them"
+            "average them (--set data.coarsen=2), or train on them"
         )
     grid = (observed.sizes["y"], observed.sizes["x"])
     if not settings.takes_any_grid and grid != settings.grid:

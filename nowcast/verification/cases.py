@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.conventions import Variable, grid_id, known_variable
+from nowcast.conventions import VARIABLES, Variable, grid_id, known_variable
 from nowcast.frames import Block, Window, base_times
 from nowcast.nowcasters import BASELINES, Nowcaster
 from nowcast.verification.scores import DEFINITIONS, from_sums, sums
@@ -246,6 +246,11 @@ def _batch_sums(
     result = {}
     for key, forecast in forecasts.items():
         left = (counted & forecast.isnull()).sum(("base_time", "y", "x"))
+        if name not in VARIABLES and int(left.sum()):
+            raise ValueError(
+                f"{key} leaves {int(left.sum())} pixels missing where it is scored; only for rain "
+                "does missing count as none; issue on the whole of what the baselines reach"
+            )
         filled = forecast.fillna(0.0).where(counted)
         result[key] = sums(filled, truth, list(thresholds)).assign(left_missing=left)
     return result

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -66,6 +67,13 @@ def test_an_unknown_setting_is_refused(nowcaster, tmp_path):
     settings = json.loads((folder / "settings.json").read_text())
     with pytest.raises(ValueError, match="do not fit"):
         type(nowcaster.settings).from_dict({**settings, "loader_module": "os"})
+
+
+def test_weights_of_another_version_of_the_network_are_refused(nowcaster, tmp_path):
+    older = dataclasses.replace(nowcaster.settings, network_version=0)
+    folder = NeuralNowcaster(older, nowcaster.weights).save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="trained with version 0 of network"):
+        NeuralNowcaster.load(folder)
 
 
 def test_a_folder_that_holds_no_nowcaster_is_refused(tmp_path):

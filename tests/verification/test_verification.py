@@ -161,6 +161,22 @@ def test_what_a_nowcaster_leaves_missing_counts_as_no_rain_and_is_told(observed,
     assert (scores["left_missing"].sel(nowcaster="persistence") == 0).all()
 
 
+def test_missing_is_not_taken_for_zero_where_zero_means_something(observed, baselines):
+    kelvin = (observed.rename(rain_rate="t2m") + 280.0).assign_coords(observed.coords)
+    kelvin["t2m"].attrs = {"units": "K", "grid_mapping": "crs"}
+
+    class Shy(_Peeking):
+        def nowcast(self, observed, *, base_times, lead_times):
+            nowcast = open_nowcaster("persistence").nowcast(
+                observed, base_times=base_times, lead_times=lead_times
+            )
+            return nowcast.where(nowcast["y"] > float(nowcast["y"].mean()))
+
+    assert (_verify(baselines, kelvin)["rmse"] > 0).all()
+    with pytest.raises(ValueError, match=r"shy leaves .* pixels missing where it is scored"):
+        _verify({**baselines, "shy": Shy()}, kelvin)
+
+
 def test_the_baselines_cannot_be_left_out(observed, baselines):
     with pytest.raises(ValueError, match="absent: extrapolation"):
         _verify({"persistence": baselines["persistence"]}, observed)
