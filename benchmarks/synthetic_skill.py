@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("nowcast-work"))
     parser.add_argument("--model", default="models:/nowcast@champion")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[201, 202, 203])
     parser.add_argument("--events", type=int, default=20, help="of each seed")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()

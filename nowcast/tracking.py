@@ -59,11 +59,6 @@ class Tracking:
     ----------
     work
         Folder of everything that nowcast keeps.
-
-    Examples
-    --------
-    >>> Tracking(Path("/data/nowcast-work")).uri  # doctest: +SKIP
-    'sqlite:////data/nowcast-work/mlflow.db'
     """
 
     work: Path
