@@ -230,6 +230,7 @@ def verify(
     """
     from nowcast import experiments
     from nowcast.plots import score_curves
+    from nowcast.verification import save_scores
 
     settings = _config(config, set_)
     tracking = _tracking(work)
@@ -249,7 +250,7 @@ def verify(
             )
         run.scores(scores)
     if out:
-        experiments.save_scores(scores, out)
+        save_scores(scores, out)
         score_curves(scores, path=out.with_suffix(".png"))
     if as_json:
         _json(experiments.plain(scores))

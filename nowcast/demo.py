@@ -16,6 +16,7 @@ from nowcast.plots import score_curves
 from nowcast.serving import endpoint
 from nowcast.tracking import Decision, Tracking, promote
 from nowcast.training import Trained, train, window_of
+from nowcast.verification import save_scores
 
 # What each network can learn in a minute or two; the limits keep the demo short on a slow machine.
 NETWORKS = {
@@ -84,7 +85,7 @@ def demonstrate(
         trained[one.uri] = one
     say("4/7 verifying both beside persistence and extrapolation on the test block")
     scores = _verify(config, trained, observed, tracking)
-    scores_file = experiments.save_scores(scores, out / "scores.nc")
+    scores_file = save_scores(scores, out / "scores.nc")
     score_curves(scores, path=out / "scores.png")
     say("5/7 promoting")
     decision = promote(

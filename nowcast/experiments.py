@@ -1,7 +1,6 @@
 """What an experiment's settings mean in observations, nowcasters and cases: used by every verb."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -238,15 +237,6 @@ def table(scores: xr.Dataset) -> str:
         share = 100 * left.sel(nowcaster=name).item()
         lines += ["", f"{name} left up to {share:.1f} % missing, counted as no rain"]
     return "\n".join(lines)
-
-
-def save_scores(scores: xr.Dataset, path: Path) -> Path:
-    """Write the scores as netCDF, whole or not at all."""
-    from nowcast.durable import replacing
-
-    with replacing(path) as temporary:
-        scores.to_netcdf(temporary, engine="netcdf4")
-    return path
 
 
 def _rows(scores: xr.Dataset) -> list[tuple[str, xr.DataArray]]:

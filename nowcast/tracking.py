@@ -23,10 +23,10 @@ import numpy as np
 import xarray as xr
 
 from nowcast import __version__
-from nowcast.durable import replacing
 from nowcast.nowcasters import BASELINES, Nowcaster
 from nowcast.nowcasters import open_nowcaster as open_local_nowcaster
 from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.verification import save_scores
 
 LOGGER = logging.getLogger(__name__)
 CHAMPION = "champion"
@@ -173,10 +173,7 @@ class Run:
         """Log verification scores: the netCDF file, curves, figures and the protocol's hash."""
         from nowcast.plots import score_curves
 
-        path = self.folder / "scores.nc"
-        with replacing(path) as temporary:
-            scores.to_netcdf(temporary, engine="netcdf4")
-        self.file(path)
+        self.file(save_scores(scores, self.folder / "scores.nc"))
         self.file(score_curves(scores, path=self.folder / "scores.png"))
         self.tags({"protocol_sha256": scores.attrs["protocol_sha256"]})
         for lead_time in scores["lead_time"].values:

@@ -22,7 +22,7 @@ from nowcast.issuing import issue, open_nowcast
 from nowcast.nowcasters import BASELINES, Nowcaster, open_nowcaster
 from nowcast.plots import animation, panel
 from nowcast.tracking import Tracking
-from nowcast.verification import case_times, verify
+from nowcast.verification import case_times, save_scores, verify
 from pipelines.issued import SLOT, Issued, nowcast_file
 
 RECENT = 288  # newest frames, and newest issued files, that are looked at: a day of five minutes
@@ -114,7 +114,7 @@ def verify_issued(archive: str, out: str, config: str) -> int:
         thresholds=settings.verification.thresholds,
         batch_cases=settings.verification.batch_cases,
     )
-    experiments.save_scores(scores.assign_attrs({SCORED: told}), path)
+    save_scores(scores.assign_attrs({SCORED: told}), path)
     _LOG.info("scores of %d nowcasts\n%s", len(cases), experiments.table(scores))
     return len(cases)
 

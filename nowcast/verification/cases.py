@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from nowcast.conventions import VARIABLES, Variable, grid_id, known_variable
+from nowcast.durable import replacing
 from nowcast.frames import Block, Window, base_times
 from nowcast.nowcasters import BASELINES, Nowcaster
 from nowcast.verification.scores import DEFINITIONS, from_sums, sums
@@ -192,6 +194,13 @@ def verify(
         thresholds=tuple(thresholds),
     )
     return _as_dataset(totals, variable, protocol)
+
+
+def save_scores(scores: xr.Dataset, path: Path) -> Path:
+    """Write scores as netCDF, whole or not at all."""
+    with replacing(path) as temporary:
+        scores.to_netcdf(temporary, engine="netcdf4")
+    return path
 
 
 def _near(
