@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import urllib.error
 import urllib.request
 import warnings
@@ -483,7 +484,7 @@ def code_version() -> dict[str, str]:
     import subprocess
 
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or not shutil.which("git"):
         return {}
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
