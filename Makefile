@@ -1,4 +1,4 @@
-# `make` lists the commands. Only Python 3.11-3.13 and make are needed.
+# `make` lists the commands. Python 3.11-3.13, make and a C compiler (for pysteps) are needed.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
   $$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
   >/dev/null 2>&1 && echo $$p && break; done)
@@ -21,6 +21,7 @@ help: ## List these commands
 # Installed once; again only when the dependencies change.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and none was found; set PYTHON=/path/to/python"; exit 1; }
+	@command -v cc >/dev/null || { echo "A C compiler is needed, since pysteps comes as source: apt-get install gcc libc6-dev"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
