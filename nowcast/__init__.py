@@ -14,7 +14,7 @@ _HOMES = {
     "check_observations": "nowcast.conventions",
     "issue": "nowcast.issuing",
     "open_nowcaster": "nowcast.nowcasters",
-    "open_observations": "nowcast.data",
+    "open_observations": "nowcast.data.observations",
     "synthesise": "nowcast.data.synthetic",
     "train": "nowcast.training",
     "verify": "nowcast.verification",

@@ -31,8 +31,8 @@ def observations(config: Config, path: str | list[str] = "", *, source: str = ""
     source
         Instead of ``data.source``.
     """
-    from nowcast.data import open_observations
     from nowcast.data.grids import coarsen
+    from nowcast.data.observations import open_observations
 
     where = path or config.data.observations
     if where == SYNTHETIC:

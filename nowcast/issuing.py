@@ -15,7 +15,7 @@ from nowcast.conventions import (
     grid_mapping_name,
     variable_of,
 )
-from nowcast.data import fingerprint, select
+from nowcast.data.observations import fingerprint, select
 from nowcast.durable import replacing
 from nowcast.frames import input_frames, step_of
 from nowcast.nowcasters import Nowcaster

@@ -192,7 +192,7 @@ def prepare(config: Config, observed: xr.Dataset, *, work: Path) -> Prepared:
     work
         Work directory; the cache lies in its ``cache`` folder and may be deleted.
     """
-    from nowcast.data import fingerprint
+    from nowcast.data.observations import fingerprint
 
     blocks = blocks_of(config, observed)
     digest = fingerprint(observed)

@@ -33,7 +33,7 @@ from nowcast.conventions import (
     grid_id,
     variable_of,
 )
-from nowcast.data import expand, select
+from nowcast.data.observations import expand, select
 from nowcast.data.readers import first_line, is_zarr, read, sniff
 
 INDEX = "index.sqlite"

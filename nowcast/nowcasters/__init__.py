@@ -1,11 +1,14 @@
 """Everything that issues nowcasts, behind one protocol."""
 
+from __future__ import annotations
+
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import pandas as pd
-import xarray as xr
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 NOWCASTERS = {
     "persistence": "nowcast.nowcasters.persistence:Persistence",

@@ -158,7 +158,7 @@ def verify(
     ValueError
         If a baseline is absent or there is no case.
     """
-    from nowcast.data import fingerprint
+    from nowcast.data.observations import fingerprint
 
     absent = [name for name in BASELINES if name not in nowcasters]
     if absent or not len(base_times):

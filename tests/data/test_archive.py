@@ -17,7 +17,6 @@ import xarray as xr
 from nowcast import durable
 from nowcast.conventions import check_observations
 from nowcast.data import archive as archives
-from nowcast.data import open_observations
 from nowcast.data.archive import (
     IngestReport,
     ingest,
@@ -27,6 +26,7 @@ from nowcast.data.archive import (
     sanitise,
     sweep,
 )
+from nowcast.data.observations import open_observations
 
 PART = "knmi/rad_nl25_rau_h1-5_5mi"
 

@@ -4,8 +4,8 @@ import pytest
 import xarray as xr
 
 from nowcast.conventions import check_observations
-from nowcast.data import open_observations
 from nowcast.data.grids import coarsen
+from nowcast.data.observations import open_observations
 
 
 @pytest.fixture

@@ -4,11 +4,15 @@ A reader gives observations that keep the convention. A new one is a module with
 and one line in `READERS`, plus a line in `sniff` if its files can be told by their content.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import xarray as xr
+if TYPE_CHECKING:
+    import xarray as xr
 
 READERS: dict[str, str] = {
     "cf": "nowcast.data.readers.cf:read_cf",
