@@ -234,6 +234,15 @@ def as_observations(nowcast: xr.Dataset, *, base_time: pd.Timestamp) -> xr.Datas
     return one.swap_dims(lead_time="valid_time").drop_vars("lead_time").rename(valid_time="time")
 
 
+def select(dataset: xr.Dataset, name: str) -> xr.Dataset:
+    """Give the dataset with one variable alone, keeping its grid mapping and bounds of time.
+
+    Unlike ``dataset[[name]]``, which drops the bounds.
+    """
+    others = [str(each) for each, array in dataset.items() if {"y", "x"} <= set(array.dims)]
+    return dataset.drop_vars([other for other in others if other != name])
+
+
 def grid_mapping_name(dataset: xr.Dataset) -> str:
     """Give the name of the grid mapping variable of a dataset that keeps the convention."""
     for array in dataset.values():

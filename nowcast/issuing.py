@@ -13,9 +13,10 @@ from nowcast.conventions import (
     CF_CONVENTIONS,
     check_nowcast,
     grid_mapping_name,
+    select,
     variable_of,
 )
-from nowcast.data.observations import fingerprint, select
+from nowcast.data.observations import fingerprint
 from nowcast.durable import replacing
 from nowcast.frames import input_frames, step_of
 from nowcast.nowcasters import Nowcaster

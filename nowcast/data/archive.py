@@ -31,10 +31,10 @@ from nowcast.conventions import (
     check_observations,
     check_values,
     grid_id,
+    select,
     variable_of,
 )
-from nowcast.data.observations import expand, select
-from nowcast.data.readers import first_line, is_zarr, read, sniff
+from nowcast.data.readers import expand, first_line, is_zarr, read, sniff
 
 INDEX = "index.sqlite"
 INDEX_VERSION = 1  # of the schema; an index of another, or one left unfinished, is made anew

@@ -1,9 +1,8 @@
 """Opening observations from wherever they are, and their fingerprint."""
 
-import glob
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from nowcast.conventions import (
     check_observations,
     grid_id,
     grid_mapping_name,
+    select,
     variable_of,
 )
-from nowcast.data.readers import is_zarr, read
+from nowcast.data.readers import expand, is_zarr, read
 
 # What can be turned into what, lazily, by the relation of Marshall and Palmer.
 _CONVERSIONS = {
@@ -82,37 +82,6 @@ def open_observations(
     # Without units of its own, xarray would write time and its bounds in different ones.
     observed["time"].encoding = {"units": "seconds since 1970-01-01", "dtype": "int64"}
     return check_observations(observed, variable)
-
-
-def expand(path: Path | str | Iterable[Path | str]) -> list[Path]:
-    """Give the paths that a path, a pattern or a sequence of them names, in order.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a path or pattern names nothing.
-    """
-    if not isinstance(path, Path | str):
-        found = [each for part in path for each in expand(part)]
-        if not found:
-            raise FileNotFoundError("no file was named")
-        return found
-    if Path(path).exists():
-        return [Path(path)]
-    matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207, a pattern may be absolute
-    if not matches:
-        kind = "file matches" if glob.has_magic(str(path)) else "file or folder"
-        raise FileNotFoundError(f"no {kind} {path}")
-    return [Path(match) for match in matches]
-
-
-def select(dataset: xr.Dataset, name: str) -> xr.Dataset:
-    """Give the dataset with one variable alone, keeping its grid mapping and bounds of time.
-
-    Unlike ``dataset[[name]]``, which drops the bounds.
-    """
-    others = [str(each) for each, array in dataset.items() if {"y", "x"} <= set(array.dims)]
-    return dataset.drop_vars([other for other in others if other != name])
 
 
 def fingerprint(observed: xr.Dataset) -> str:

@@ -4,9 +4,9 @@ import pytest
 import xarray as xr
 
 from nowcast import rainrate
-from nowcast.conventions import RAIN_RATE, REFLECTIVITY, Variable
+from nowcast.conventions import RAIN_RATE, REFLECTIVITY, Variable, select
 from nowcast.data.archive import ingest
-from nowcast.data.observations import fingerprint, open_observations, select
+from nowcast.data.observations import fingerprint, open_observations
 from nowcast.data.readers import read
 
 TEMPERATURE = Variable("t2m", "K", "2 metre temperature", "air_temperature", 180.0, 340.0)

@@ -6,7 +6,8 @@ and one line in `READERS`, plus a line in `sniff` if its files can be told by th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import glob
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,28 @@ def read(path: Path | str, *, reader: str = "") -> xr.Dataset:
     except _DAMAGE as error:
         reason = f"damaged or cut short: {type(error).__name__}: {first_line(error)}"
         raise ValueError(_named(path, reason)) from error
+
+
+def expand(path: Path | str | Iterable[Path | str]) -> list[Path]:
+    """Give the paths that a path, a pattern or a sequence of them names, in order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path or pattern names nothing.
+    """
+    if not isinstance(path, Path | str):
+        found = [each for part in path for each in expand(part)]
+        if not found:
+            raise FileNotFoundError("no file was named")
+        return found
+    if Path(path).exists():
+        return [Path(path)]
+    matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207, a pattern may be absolute
+    if not matches:
+        kind = "file matches" if glob.has_magic(str(path)) else "file or folder"
+        raise FileNotFoundError(f"no {kind} {path}")
+    return [Path(match) for match in matches]
 
 
 def find_reader(name: str) -> Callable[[Path], xr.Dataset]:
