@@ -85,7 +85,8 @@ class Tracking:
         import mlflow
 
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        for name in ("mlflow.system_metrics", "urllib3.connectionpool"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # a lost server is told once, by `Run`
         uri, given = self.uri, os.environ.get(URI_VARIABLE)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
