@@ -228,12 +228,6 @@ _LEAD_TIME = {"standard_name": "forecast_period", "long_name": "valid time minus
 _MEMBER = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
 
 
-def as_observations(nowcast: xr.Dataset, *, base_time: pd.Timestamp) -> xr.Dataset:
-    """Give one base time of a nowcast with dims ``(time, y, x)``, time being the valid time."""
-    one = nowcast.sel(base_time=base_time).drop_vars("base_time")
-    return one.swap_dims(lead_time="valid_time").drop_vars("lead_time").rename(valid_time="time")
-
-
 def select(dataset: xr.Dataset, name: str) -> xr.Dataset:
     """Give the dataset with one variable alone, keeping its grid mapping and bounds of time.
 

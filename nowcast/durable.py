@@ -60,6 +60,7 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     _make_folder(path.parent)
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}"
+    old = temporary.with_name(temporary.name + "-old")
     temporary.mkdir()
     try:
         yield temporary
@@ -67,12 +68,14 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
             _flush(item)
         _flush(temporary)
         if path.exists():
-            os.replace(path, temporary.with_name(temporary.name + "-old"))
+            os.replace(path, old)
         os.replace(temporary, path)
         _flush(path.parent)
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(temporary.with_name(temporary.name + "-old"), ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path | str, content: Any) -> None:

@@ -155,7 +155,9 @@ class Run:
         """Log numbers of one epoch: to the local file, then to the store if it answers."""
         plain = {name: float(value) for name, value in values.items()}
         with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **plain}) + "\n")
+            # JSON knows no NaN, which a diverging loss is.
+            known = {name: value if value == value else None for name, value in plain.items()}
+            file.write(json.dumps({"step": step, **known}) + "\n")
         if self.lost or not self._send("metrics", lambda: self._log(plain, step)):
             self._unsent.append((plain, step))
 
@@ -237,7 +239,8 @@ class Run:
         try:
             call()
         except Exception as error:  # any fault of the store: none may stop a training
-            self.lost = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            first_line = next(iter(str(error).splitlines()), "")
+            self.lost = f"{type(error).__name__}: {first_line[:200]}"
             LOGGER.warning(
                 "the tracking server was lost while logging %s (%s); training goes on, metrics are "
                 "in %s",

@@ -229,6 +229,11 @@ def fit(
         Called after each epoch with its number and figures.
     verbose
         0 silent, 1 progress bar, 2 a line per epoch.
+
+    Raises
+    ------
+    ValueError
+        If the data hold no window for a block, or the training diverges.
     """
     keras = load_keras()
     section, window = config.training, window_of(config)
@@ -271,7 +276,13 @@ def fit(
         callbacks=_callbacks(section, on_epoch, steps=section.epochs * len(training)),
         verbose=verbose,
     )
-    return NeuralNowcaster(settings, network.get_weights())
+    weights = network.get_weights()
+    if not all(np.isfinite(weight).all() for weight in weights):
+        raise ValueError(
+            "the training diverged: its weights are not finite, so nothing is saved; lower "
+            f"training.learning_rate, which is {section.learning_rate:g}"
+        )
+    return NeuralNowcaster(settings, weights)
 
 
 def masked_loss(kind: str, variable: Variable, transform: Transform) -> Callable[[Any, Any], Any]:

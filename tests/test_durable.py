@@ -48,6 +48,26 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert [path.name for path in target.iterdir()] == ["two"]
 
 
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    import os
+
+    target = tmp_path / "folder"
+    with replacing_folder(target) as temporary:
+        (temporary / "one").touch()
+    replace = os.replace
+
+    def fail(source, destination):
+        if destination == target and "-old" not in str(source):
+            raise OSError("no")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no"), replacing_folder(target):
+        pass
+    assert [path.name for path in target.iterdir()] == ["one"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_killed_writer_leaves_whole_files_only(tmp_path):
     target = tmp_path / "file.txt"
     for round_ in range(5):

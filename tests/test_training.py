@@ -88,14 +88,53 @@ def test_training_stops_early_and_keeps_the_best_epoch(small_config, small_obser
         ["training.epochs=30", "training.patience=1", "training.learning_rate=0.5"]
     )
     losses = []
-    fit(
+    prepared = prepare(config, small_observed, work=tmp_path)
+    nowcaster = fit(
         config,
-        prepare(config, small_observed, work=tmp_path),
+        prepared,
         on_epoch=lambda _, values: losses.append(values["val_loss"]),
         verbose=0,
     )
     assert len(losses) < 30
-    assert losses[-1] >= min(losses)
+    assert losses[-1] > min(losses)
+    assert _validation_loss(config, prepared, nowcaster) == pytest.approx(min(losses), rel=1e-3)
+
+
+def _validation_loss(config, prepared, nowcaster):
+    """Keras's mean over validation batches, weighted by their size, of this nowcaster."""
+    from nowcast.frames import Batches
+    from nowcast.networks import build
+    from nowcast.training import window_of
+
+    settings = nowcaster.settings
+    network = build(
+        settings.network,
+        settings=settings.network_settings,
+        input_frames=3,
+        lead_frames=2,
+        grid=settings.grid,
+    )
+    network.set_weights(nowcaster.weights)
+    batches = Batches(
+        prepared.frames,
+        times=prepared.times,
+        base_times=prepared.base_times(window_of(config), "validation"),
+        window=window_of(config),
+        transform=settings.transform,
+        batch_size=config.training.batch_size,
+    )
+    loss = masked_loss(config.training.loss, settings.variable, settings.transform)
+    parts = [
+        (len(inputs), float(loss(targets, np.asarray(network(inputs)))))
+        for inputs, targets in (batches[index] for index in range(len(batches)))
+    ]
+    return sum(count * value for count, value in parts) / sum(count for count, _ in parts)
+
+
+def test_a_training_that_diverges_saves_nothing(small_config, small_observed, tmp_path):
+    config = small_config.replace(["training.learning_rate=1e38"])
+    with pytest.raises(ValueError, match=r"diverged.*training\.learning_rate"):
+        fit(config, prepare(config, small_observed, work=tmp_path), verbose=0)
 
 
 def test_training_stops_at_its_time_limit(small_config, small_observed, tmp_path):

@@ -160,6 +160,8 @@ class NeuralNowcaster:
         values = self.settings.transform.inverse(outputs[:, :, :height, :width, 0])
         values = np.clip(values, self.settings.variable.valid_min, self.settings.variable.valid_max)
         seen = np.isfinite(frames).all(axis=1, keepdims=True)
+        if np.isnan(values).any():  # it would pass for "not observed"
+            raise ValueError(f"network {self.settings.network!r} gave NaN; train it again")
         return np.where(seen, values, np.nan).astype(np.float32)
 
     def save(self, folder: Path | str) -> Path:

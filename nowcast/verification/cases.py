@@ -13,7 +13,7 @@ import xarray as xr
 
 from nowcast.conventions import VARIABLES, Variable, grid_id, known_variable
 from nowcast.durable import replacing
-from nowcast.frames import Block, Window, base_times
+from nowcast.frames import Block, Window, base_times, step_of
 from nowcast.nowcasters import BASELINES, Nowcaster
 from nowcast.verification.scores import DEFINITIONS, from_sums, sums
 
@@ -104,7 +104,7 @@ def case_times(
     step = lead_times[0] if len(lead_times) == 1 else pd.Timedelta(np.diff(lead_times).min())
     leads = round(lead_times[-1] / step)
     for nowcaster in nowcasters.values():
-        inputs = Window(nowcaster.input_frames, 0, nowcaster.step or step)
+        inputs = Window(nowcaster.input_frames, 0, nowcaster.step or step_of(observed))
         outputs = Window(1, leads, step)
         whole = base_times(observed, inputs, block).intersection(
             base_times(observed, outputs, block)
@@ -166,13 +166,15 @@ def verify(
             f"a verification needs a case or more ({len(base_times)} given) and the baselines "
             f"{', '.join(BASELINES)} (absent: {', '.join(absent) or 'none'})"
         )
-    variable = known_variable(observed)
+    variable, step = known_variable(observed), step_of(observed)
+    inputs = {(one.input_frames, one.step or step) for one in nowcasters.values()}
+    offsets = sorted({-back * step for frames, step in inputs for back in range(frames)})
     totals: dict[str, xr.Dataset] = {}
     used: list[pd.Timestamp] = []
     for first in range(0, len(base_times), batch_cases):
         batch = base_times[first : first + batch_cases]
-        near = _near(nowcasters, observed, batch, lead_times)
-        seen = _with_sight(nowcasters, near, batch, lead_times)
+        near = _near(observed, batch, offsets[0], lead_times[-1])
+        seen = _with_sight(near, batch, offsets)
         used += list(seen)
         sums_of = _batch_sums(nowcasters, near, seen, lead_times, thresholds) if len(seen) else {}
         for name, part in sums_of.items():
@@ -204,33 +206,24 @@ def save_scores(scores: xr.Dataset, path: Path) -> Path:
 
 
 def _near(
-    nowcasters: Mapping[str, Nowcaster],
-    observed: xr.Dataset,
-    batch: pd.DatetimeIndex,
-    lead_times: pd.TimedeltaIndex,
+    observed: xr.Dataset, batch: pd.DatetimeIndex, first: pd.Timedelta, last: pd.Timedelta
 ) -> xr.Dataset:
-    """Load the frames that the cases of a batch may use or be compared with."""
-    reach = max(one.input_frames * (one.step or lead_times[0]) for one in nowcasters.values())
-    return observed.sel(time=slice(batch[0] - reach, batch[-1] + lead_times[-1])).load()
+    """Load the frames around the cases of a batch, and none of those between two cases."""
+    times = observed["time"].to_index()
+    around = [(times >= base_time + first) & (times <= base_time + last) for base_time in batch]
+    return observed.isel(time=np.flatnonzero(np.any(around, axis=0))).load()
 
 
 def _with_sight(
-    nowcasters: Mapping[str, Nowcaster],
-    near: xr.Dataset,
-    batch: pd.DatetimeIndex,
-    lead_times: pd.TimedeltaIndex,
+    near: xr.Dataset, batch: pd.DatetimeIndex, offsets: list[pd.Timedelta]
 ) -> pd.DatetimeIndex:
     """Leave out base times of which an input frame has no observed pixel: nothing to start from."""
     seen = near[known_variable(near).name].notnull().any(("y", "x")).to_series()
-    kept = []
-    for base_time in batch:
-        steps = [
-            base_time - back * (one.step or lead_times[0])
-            for one in nowcasters.values()
-            for back in range(one.input_frames)
-        ]
-        if seen.reindex(steps, fill_value=True).all():
-            kept.append(base_time)
+    kept = [
+        base_time
+        for base_time in batch
+        if seen.reindex([base_time + offset for offset in offsets], fill_value=True).all()
+    ]
     return pd.DatetimeIndex(kept)
 
 

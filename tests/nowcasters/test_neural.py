@@ -76,6 +76,14 @@ def test_weights_of_another_version_of_the_network_are_refused(nowcaster, tmp_pa
         NeuralNowcaster.load(folder)
 
 
+def test_a_network_that_gives_nan_is_refused_rather_than_taken_for_missing(
+    nowcaster, small_observed
+):
+    broken = NeuralNowcaster(nowcaster.settings, [np.nan * one for one in nowcaster.weights])
+    with pytest.raises(ValueError, match="gave NaN"):
+        _nowcast(broken, small_observed)
+
+
 def test_a_folder_that_holds_no_nowcaster_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no saved nowcaster"):
         open_nowcaster(tmp_path)

@@ -137,6 +137,29 @@ def test_every_nowcaster_is_scored_on_the_same_pixels(observed, baselines):
     assert number.sum() < _verify(baselines, observed)["number"].sum()
 
 
+def test_frames_between_two_cases_are_never_loaded(observed, baselines):
+    poisoned = observed.copy(deep=True)
+    times = observed["time"].to_index()
+    cases = times[[4, 20]]
+    assert LEADS[-1] < cases[1] - cases[0]
+    for between in (10, 11):
+        poisoned["rain_rate"][between] = np.nan
+
+    def load(block):
+        assert np.isfinite(block).all(), "a frame between two cases was loaded"
+        return block
+
+    lazy = poisoned.chunk(time=1)
+    watched = lazy.assign(
+        rain_rate=lazy["rain_rate"].copy(data=lazy["rain_rate"].data.map_blocks(load))
+    )
+    from nowcast.verification.cases import _near
+
+    near = _near(watched, cases, pd.Timedelta("-20min"), LEADS[-1])
+    assert list(near["time"].to_index()) == list(times[[*range(2, 7), *range(18, 23)]])
+    assert _verify(baselines, observed, base_times=cases)["number"].sum() > 0
+
+
 def test_a_case_without_sight_is_left_out_for_everyone(observed, baselines):
     import json
 
