@@ -66,14 +66,25 @@ def variable_of(dataset: xr.Dataset) -> str:
     ValueError
         If there is none or more than one.
     """
-    names = [str(name) for name, array in dataset.items() if {"y", "x"} <= set(array.dims)]
-    names = [name for name in names if {"time", "lead_time"} & set(dataset[name].dims)]
+    names = [name for name in gridded(dataset) if {"time", "lead_time"} & set(dataset[name].dims)]
     if len(names) != 1:
         raise ValueError(
             f"one variable with time, y and x is needed; the dataset has {sorted(names)}; "
             "select one, as in dataset[['rain_rate']]"
         )
     return names[0]
+
+
+def gridded(dataset: xr.Dataset) -> list[str]:
+    """Give the names of the variables with y and x, but for those that only describe others.
+
+    CF calls these ancillary: a quality index, say, named by the variable that it is about.
+    """
+    describing = " ".join(
+        str(array.attrs.get("ancillary_variables", "")) for array in dataset.values()
+    ).split()
+    names = [str(name) for name, array in dataset.items() if {"y", "x"} <= set(array.dims)]
+    return [name for name in names if name not in describing]
 
 
 def known_variable(dataset: xr.Dataset) -> Variable:
@@ -231,10 +242,15 @@ _MEMBER = {"standard_name": "realization", "long_name": "ensemble member", "unit
 def select(dataset: xr.Dataset, name: str) -> xr.Dataset:
     """Give the dataset with one variable alone, keeping its grid mapping and bounds of time.
 
-    Unlike ``dataset[[name]]``, which drops the bounds.
+    Unlike ``dataset[[name]]``, which drops the bounds. What describes the variable, such as a
+    quality index, is left out too.
     """
     others = [str(each) for each, array in dataset.items() if {"y", "x"} <= set(array.dims)]
-    return dataset.drop_vars([other for other in others if other != name])
+    alone = dataset.drop_vars([other for other in others if other != name])
+    if "ancillary_variables" in alone[name].attrs:
+        alone[name] = alone[name].copy(deep=False)
+        del alone[name].attrs["ancillary_variables"]
+    return alone
 
 
 def grid_mapping_name(dataset: xr.Dataset) -> str:
