@@ -20,7 +20,7 @@ def write_knmi(
     minutes=5,
     quantity="ACCUMULATED_PRECIPITATION_[MM]",
     formula="GEO=0.01*PV+0.0",
-    product="RAD_NL25_RAU_H1.5_5mi",
+    product="RAD_TEST_5min",
     projection=PROJECTION,
     row_offset=3650.0,
 ):

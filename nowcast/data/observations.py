@@ -107,17 +107,38 @@ def fingerprint(observed: xr.Dataset) -> str:
     if not isinstance(values, np.ndarray):
         whole = values.rechunk({1: -1, 2: -1})
         values = whole.map_blocks(
-            _frame_digests, drop_axis=[1, 2], meta=np.empty(0, "S32")
+            frame_digests, drop_axis=[1, 2], meta=np.empty(0, "S32")
         ).compute()
     else:
-        values = _frame_digests(values)
+        values = frame_digests(values)
+    return fingerprint_of(observed, values)
+
+
+def fingerprint_of(observed: xr.Dataset, digests: np.ndarray) -> str:
+    """Give the fingerprint of observations whose values are known by `frame_digests`.
+
+    Parameters
+    ----------
+    observed
+        Dims ``(time, y, x)``; its values are not read.
+    digests
+        Of its frames, in their order.
+    """
+    name = variable_of(observed)
     times = observed["time"].values.astype("datetime64[ns]").astype("<i8")
     heading = f"{grid_id(observed)} {name} {observed[name].attrs.get('units')}"
-    parts = (heading.encode(), times.tobytes(), values.tobytes())
+    parts = (heading.encode(), times.tobytes(), digests.tobytes())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _frame_digests(values: Any) -> Any:
+def frame_digests(values: Any) -> Any:
+    """Give the SHA-256 of each frame's values, alike for equal values whatever their bits.
+
+    Parameters
+    ----------
+    values : (time, y, x)
+        As 32-bit floats, or what is wider.
+    """
     plain = values.astype(np.result_type(values, np.float32)) + np.float32(0.0)  # no -0.0
     plain[np.isnan(plain)] = np.nan  # NaN has many bit patterns
     digests = [hashlib.sha256(np.ascontiguousarray(frame).tobytes()).digest() for frame in plain]

@@ -17,18 +17,20 @@ import xarray as xr
 from nowcast import durable
 from nowcast.conventions import check_observations
 from nowcast.data import archive as archives
+from nowcast.data import quality
 from nowcast.data.archive import (
+    Checked,
     IngestReport,
+    fsck,
     ingest,
     open_archive,
     partitions,
-    rebuild_index,
-    sanitise,
     sweep,
 )
+from nowcast.data.framefiles import sanitise
 from nowcast.data.observations import open_observations
 
-PART = "knmi/rad_nl25_rau_h1-5_5mi"
+PART = "knmi/rad_test_5min"
 
 
 @pytest.fixture
@@ -106,7 +108,9 @@ def test_an_archived_frame_opens_as_plain_netcdf(files, archive):
     (path,) = contents(archive)
     with xr.open_dataset(archive / path) as frame:
         check_observations(frame)
-        assert frame.attrs["nowcast_input_sha256"] == durable.sha256(files[0])
+        told = json.loads(frame.attrs["nowcast_frame"])
+    assert told["input_sha256"] == durable.sha256(files[0])
+    assert told["statistics"]["coverage"] == np.isfinite(knmi_sample.rain(0)).mean()
 
 
 def test_the_same_bytes_twice_change_nothing(files, archive):
@@ -174,7 +178,7 @@ def test_a_file_of_which_frames_are_lacking_is_completed(tmp_path, archive):
     ingest(tmp_path / "t2m.nc", archive)
     lost = sorted(archive.rglob("*.nc"))[2]
     lost.unlink()
-    assert rebuild_index(archive).added == 4
+    assert fsck(archive).frames == 4
     assert ingest(tmp_path / "t2m.nc", archive).added == 1
     assert open_archive(archive).sizes["time"] == 5
 
@@ -242,7 +246,7 @@ def test_a_full_disk_is_no_fault_of_the_file(files, archive, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(archives, "_write", full)
+    monkeypatch.setattr(archives.framefiles, "write", full)
     with pytest.raises(OSError, match="No space left"):
         ingest(files, archive)
     assert not (archive / "quarantine").exists()
@@ -254,7 +258,7 @@ def test_an_index_rebuilt_from_the_files_is_the_same(files, archive, tmp_path):
     temperatures(tmp_path / "t2m.nc", frames=4)
     ingest([*files, tmp_path / "t2m.nc"], archive)
     before = index_rows(archive)
-    assert rebuild_index(archive) == IngestReport(added=10)
+    assert fsck(archive) == Checked(frames=10)
     assert index_rows(archive) == before
     for path in archive.glob("index.sqlite*"):
         path.unlink()
@@ -277,14 +281,14 @@ def test_large_frames_make_small_chunks(files, archive, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(files, archive, monkeypatch):
-    decode = archives._decode
+    check = archives._checked
 
-    def growing(path, reader):
-        parts = decode(path, reader)
+    def growing(path, task):
+        checked = check(path, task)
         path.write_bytes(path.read_bytes() + b"more")
-        return parts
+        return checked
 
-    monkeypatch.setattr(archives, "_decode", growing)
+    monkeypatch.setattr(archives, "_checked", growing)
     assert "changed while it was read" in ingest(files[:1], archive).refused[0][1]
 
 
@@ -292,9 +296,9 @@ def test_a_damaged_index_says_so_and_can_be_rebuilt(files, archive):
     ingest(files, archive)
     before = index_rows(archive)
     (archive / "index.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(ValueError, match="rebuild_index"):
+    with pytest.raises(ValueError, match="nowcast fsck"):
         open_archive(archive)
-    assert rebuild_index(archive).added == 6
+    assert fsck(archive).frames == 6
     assert index_rows(archive) == before
 
 
@@ -302,9 +306,9 @@ def test_rebuilding_leaves_out_damaged_frames(files, archive):
     ingest(files, archive)
     path = sorted(archive.rglob("*.nc"))[0]
     path.write_bytes(path.read_bytes()[:1000])
-    report = rebuild_index(archive)
-    assert report.added == 5
-    assert path.name in report.refused[0][0]
+    report = fsck(archive)
+    assert report.frames == 5
+    assert path.name in report.damaged[0][0]
 
 
 def test_several_partitions_are_listed(files, archive, tmp_path):
@@ -377,8 +381,10 @@ def test_unfinished_files_are_ignored_and_swept(files, archive):
     folder = sorted(archive.rglob("*.nc"))[0].parent
     left = folder / ".tmp-0123456789ab-000000Z-00000000.nc"
     left.write_bytes(b"half")
-    assert rebuild_index(archive).added == 2
     assert sweep(archive) == 1
+    left.write_bytes(b"half")
+    assert fsck(archive).frames == 2
+    assert not left.exists()
     left.write_bytes(b"half")
     ingest(files[2:], archive)
     assert not left.exists()
@@ -403,6 +409,133 @@ def test_an_archive_that_cannot_be_written_opens(files, archive, monkeypatch):
     ingest(files, archive)
     monkeypatch.setattr(os, "access", lambda *_args: False)
     assert open_archive(archive).sizes["time"] == 6
+
+
+def test_fsck_finds_every_changed_byte_and_names_the_frame(files, archive):
+    ingest(files[:1], archive)
+    (path,) = archive.rglob("*.nc")
+    whole = path.read_bytes()
+    generator = np.random.default_rng(5)
+    for at in generator.choice(len(whole), 40, replace=False):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << int(generator.integers(8))
+        path.write_bytes(changed)
+        report = fsck(archive)
+        assert report.frames == 0
+        assert report.damaged[0][0] == path.relative_to(archive).as_posix()
+        path.write_bytes(whole)
+        assert fsck(archive).restored == 1
+
+
+def test_a_damaged_frame_is_replaced_when_its_file_comes_again(files, archive):
+    ingest(files, archive)
+    whole = contents(archive)
+    path = sorted(archive.rglob("*.nc"))[3]
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    assert fsck(archive).frames == 5
+    assert open_archive(archive).sizes["time"] == 5
+    assert ingest(files, archive) == IngestReport(added=1, already_there=5)
+    assert contents(archive) == whole
+
+
+def test_fsck_tells_what_is_gone_and_what_came_back(files, archive):
+    ingest(files, archive)
+    path = sorted(archive.rglob("*.nc"))[2]
+    content = path.read_bytes()
+    path.unlink()
+    assert fsck(archive) == Checked(frames=5, gone=(path.relative_to(archive).as_posix(),))
+    path.write_bytes(content)
+    assert fsck(archive) == Checked(frames=6, restored=1)
+
+
+def test_fsck_refuses_a_folder_that_is_no_archive(tmp_path):
+    with pytest.raises(ValueError, match="holds neither an index nor frames"):
+        fsck(tmp_path)
+
+
+def test_a_file_that_was_refused_is_not_decoded_again(files, archive, monkeypatch):
+    cut = files[0].with_name("cut.h5")
+    cut.write_bytes(files[0].read_bytes()[:-100])
+    first = ingest(cut, archive)
+    monkeypatch.setattr(archives, "decode", None)
+    assert ingest(cut, archive) == first
+
+
+def test_what_was_refused_by_another_version_is_tried_again(files, archive, monkeypatch):
+    monkeypatch.setattr(archives, "__version__", "0.0.1")
+    monkeypatch.setattr(archives, "check_values", lambda _block: int("no rain"))
+    assert len(ingest(files[0], archive).refused) == 1
+    assert len(list((archive / "quarantine").iterdir())) == 2
+    monkeypatch.undo()
+    assert ingest(files[0], archive).added == 1
+    assert not list((archive / "quarantine").iterdir())
+
+
+def test_a_frame_from_the_future_is_refused(tmp_path, archive):
+    soon = np.datetime64("now", "s") + np.timedelta64(10, "m")
+    path = knmi_sample.write_knmi(tmp_path / "a.h5", np.ones((3, 3)), str(soon))
+    assert "lies in the future" in ingest(path, archive).refused[0][1]
+    assert not json.loads(next((archive / "quarantine").glob("*.json")).read_text())["judge"]
+
+
+def versioned(path, value, **attributes):
+    dataset = temperatures(path, frames=1)
+    dataset["t2m"][:] = value
+    dataset.assign_attrs(attributes).to_netcdf(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["product_time", "product_version"])
+def test_the_senders_latest_version_counts_whatever_its_hash(tmp_path, archive, name):
+    versions = {"product_time": ("2019-03-01T00:05", "2019-03-01T00:09", "2019-03-01T00:07")}
+    told = versions.get(name, ("9", "11", "10"))
+    for number, version in enumerate(told):
+        path = versioned(tmp_path / f"{number}.nc", 280.0 + number, **{name: version})
+        ingest(path, archive)
+    assert open_archive(archive)["t2m"].values.max() == 281.0
+
+
+def test_a_source_without_a_contract_is_flagged(files, archive):
+    ingest(files, archive)
+    flag = open_archive(archive)["quality_flag"]
+    unproven = dict(zip(flag.attrs["flag_meanings"].split(), flag.attrs["flag_masks"], strict=True))
+    assert (flag.values & unproven["unit_unproven"] > 0).all()
+
+
+def test_frames_that_stand_still_are_flagged_and_stay_as_they_are(tmp_path, archive):
+    rain = knmi_sample.rain(1)
+    for minute in (0, 5, 10):
+        path = tmp_path / f"{minute}.h5"
+        knmi_sample.write_knmi(path, rain, f"2010-08-26T12:{minute:02}")
+    ingest(list(tmp_path.glob("*.h5")), archive)
+    observed = open_archive(archive)
+    flags = [quality.flag_names(flag) for flag in observed["quality_flag"].values]
+    assert all("frozen" in names for names in flags)
+    np.testing.assert_allclose(observed["rain_rate"][0], rain * 12, rtol=1e-6)
+
+
+def test_a_watched_folder_is_followed(files, archive, tmp_path):
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    rounds = archives.watch(feed, archive, every_seconds=0)
+    assert next(rounds) == IngestReport()
+    shutil.copy(files[0], feed / files[0].name)
+    assert next(rounds).added == 0  # it may still grow
+    assert next(rounds).added == 1
+    (feed / ".part.h5").write_bytes(files[1].read_bytes())
+    (feed / "notes.txt").write_text("it rained")
+    (feed / "deeper").mkdir()
+    shutil.copy(files[2], feed / "deeper")
+    assert next(rounds) == IngestReport()
+    report = next(rounds)
+    assert (report.added, len(report.refused)) == (1, 1)
+    assert next(rounds) == IngestReport()
+    (feed / files[0].name).unlink()
+    shutil.copy(files[3], feed / files[0].name)
+    next(rounds)
+    assert next(rounds).added == 1
 
 
 INGEST = """
@@ -440,5 +573,5 @@ def test_a_killed_ingest_is_completed_by_the_next(undisturbed, archive, frames_b
     assert contents(archive) == contents(reference)
     xr.testing.assert_identical(open_archive(archive).load(), open_archive(reference).load())
     before = index_rows(archive)
-    rebuild_index(archive)
+    fsck(archive)
     assert index_rows(archive) == before

@@ -20,6 +20,7 @@ from nowcast.conventions import (
 
 LARGEST_FILE = 200_000_000  # bytes, unpacked; no radar composite known comes near
 GZIP = b"\x1f\x8b"
+MOST_OUT_OF_RANGE = 1e-3  # part of the observed pixels; a file with more of them is refused
 QUALITY = "quality"  # of an ancillary variable, from 0 (useless) to 1 (best)
 _QUALITY = {"long_name": "quality index", "units": "1", "grid_mapping": GRID_MAPPING}
 
@@ -62,8 +63,16 @@ def grid_mapping(projection: Any) -> dict[str, Any]:
     """
     from pyproj import CRS
 
-    mapping = CRS.from_user_input(projection).to_cf()
-    return {k: v for k, v in mapping.items() if k not in _LEFT_OUT and v != "unknown"}
+    crs = CRS.from_user_input(projection)
+    mapping = crs.to_cf()
+    if "grid_mapping_name" not in mapping:
+        mapping = _spherical_laea(crs)
+    if mapping["grid_mapping_name"] == "polar_stereographic":
+        # CF asks for the pole itself, which PROJ leaves to the sign of the parallel.
+        north = mapping.get("standard_parallel", 90.0) > 0
+        mapping.setdefault("latitude_of_projection_origin", 90.0 if north else -90.0)
+    unnamed = {k for k, v in mapping.items() if str(v).lower().startswith("unknown")}
+    return {k: v for k, v in mapping.items() if k not in _LEFT_OUT | unnamed}
 
 
 def axis(name: str, centres: Any, units: str = "m") -> xr.Variable:
@@ -153,6 +162,63 @@ def observations(
     sha256 = durable.sha256(path) if Path(path).is_file() else ""
     heading = {"Conventions": CF_CONVENTIONS, **provenance, "input_sha256": sha256}
     return check_observations(xr.Dataset(data, coordinates, heading), variable)
+
+
+def within_range(values: Any, variable: Variable) -> tuple[Any, int]:
+    """Give values with NaN for the few that cannot be, and how many those were.
+
+    Composites hold a stray pixel of thousands of millimetres now and then, or a small negative
+    one. Where they are many, the units or the calibration are not what they are said to be.
+
+    Parameters
+    ----------
+    values
+        In the units of the variable; NaN where not observed. Changed in place.
+    variable
+        Whose valid range counts.
+
+    Raises
+    ------
+    ValueError
+        If they are more than a thousandth of the observed pixels.
+
+    Examples
+    --------
+    >>> from nowcast.conventions import RAIN_RATE
+    >>> values, count = within_range(np.append(np.ones(2000), 4000.0), RAIN_RATE)
+    >>> count, float(values[-1])
+    (1, nan)
+    """
+    wrong = (values < variable.valid_min) | (values > variable.valid_max)
+    count = int(np.count_nonzero(wrong))
+    if not count:
+        return values, 0
+    observed = values.size - int(np.count_nonzero(np.isnan(values)))
+    if count > MOST_OUT_OF_RANGE * observed:
+        raise ValueError(
+            f"{count:,} of {observed:,} observed pixels lie outside {variable.valid_min:g} to "
+            f"{variable.valid_max:g} {variable.units}, from {np.nanmin(values):g} to "
+            f"{np.nanmax(values):g}; check the units and the calibration"
+        )
+    values[wrong] = np.nan
+    return values, count
+
+
+def _spherical_laea(crs: Any) -> dict[str, Any]:
+    """Give the CF attributes of the one projection for which pyproj has none."""
+    operation = crs.coordinate_operation
+    if operation is None or operation.method_name != "Lambert Azimuthal Equal Area (Spherical)":
+        raise ValueError("CF has no words for the projection")
+    numbers = {parameter.name: parameter.value for parameter in operation.params}
+    return {
+        "semi_major_axis": crs.ellipsoid.semi_major_metre,
+        "semi_minor_axis": crs.ellipsoid.semi_minor_metre,
+        "grid_mapping_name": "lambert_azimuthal_equal_area",
+        "latitude_of_projection_origin": numbers["Latitude of natural origin"],
+        "longitude_of_projection_origin": numbers["Longitude of natural origin"],
+        "false_easting": numbers["False easting"],
+        "false_northing": numbers["False northing"],
+    }
 
 
 def _most(stream: Any, limit: int) -> bytes:

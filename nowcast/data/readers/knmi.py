@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast import durable
-from nowcast.conventions import CF_CONVENTIONS, GRID_MAPPING, RAIN_RATE, check_observations
+from nowcast.conventions import RAIN_RATE
+from nowcast.data.readers import building, hdf5
 
 QUANTITY = "ACCUMULATED_PRECIPITATION_[MM]"
 CALIBRATION = (0.01, 0.0)  # mm per count and mm: the only one KNMI gives for this quantity
 INTERVAL = pd.Timedelta(minutes=5)  # that each frame accumulates over
-MOST_PIXELS = 50_000_000  # a frame that claims more is refused before memory is taken
 REFERENCES = "KNMI HDF5 Data Format Specification, version 3.5"
 
 _NUMBER = r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?"
@@ -61,21 +60,30 @@ def read_knmi(path: Path | str) -> xr.Dataset:
 
     path = Path(path)
     with h5py.File(path, "r") as file:
-        _check_quantity(file)
-        shape = _check_image(file)
-        grid = _grid(file, shape)
-        start, end = _interval(file)
-        product = _text(file["image1"], "image_product_name")
-    attributes = {**RAIN_RATE.attributes, "cell_methods": "time: mean"}
-    rain_rate = xr.DataArray(_lazy(path, shape), dims=("time", "y", "x"), attrs=attributes)
-    bounds = np.array([[start, end]], dtype="datetime64[ns]")
-    times = {
-        "time": ("time", bounds[:, 1], {"standard_name": "time", "bounds": "time_bnds"}),
-        "time_bnds": (("time", "bnds"), bounds),
-    }
-    provenance = _provenance(product, durable.sha256(path))
-    observed = xr.Dataset({RAIN_RATE.name: rain_rate}, {**times, **grid}, provenance)
-    return check_observations(observed, RAIN_RATE)
+        image, geographic = hdf5.find(file, "image1"), hdf5.find(file, "geographic")
+        _check_quantity(image)
+        shape = _check_image(image, geographic)
+        y, x, mapping = _grid(geographic, shape)
+        end = _end(hdf5.find(file, "overview"))
+        product = _text(image, "image_product_name")
+    return building.observations(
+        _lazy(path, shape),
+        variable=RAIN_RATE,
+        times=[end],
+        interval=INTERVAL,
+        y=y,
+        x=x,
+        mapping=mapping,
+        provenance={
+            "title": "KNMI radar rain rate, five-minute composite",
+            "institution": "Royal Netherlands Meteorological Institute (KNMI)",
+            "source": "KNMI",
+            "product": product,
+            "references": REFERENCES,
+        },
+        path=path,
+        attributes={"cell_methods": "time: mean"},
+    )
 
 
 def parse_time(text: str) -> pd.Timestamp:
@@ -114,11 +122,12 @@ def parse_projection(proj4: str) -> dict[str, float]:
     return {n: value * scale if n in _LENGTHS else value for n, value in numbers.items()}
 
 
-def _check_quantity(file: Any) -> None:
-    quantity = _text(file["image1"], "image_geo_parameter")
+def _check_quantity(image: Any) -> None:
+    quantity = _text(image, "image_geo_parameter")
     if quantity != QUANTITY:
         raise ValueError(f"the quantity is {quantity!r}; only {QUANTITY!r} is known")
-    calibration = parse_calibration(_text(file["image1/calibration"], "calibration_formulas"))
+    formula = _text(hdf5.find(image, "calibration"), "calibration_formulas")
+    calibration = parse_calibration(formula)
     if calibration != CALIBRATION:
         raise ValueError(
             f"the calibration is {calibration[0]} mm per count and {calibration[1]} mm; "
@@ -126,60 +135,46 @@ def _check_quantity(file: Any) -> None:
         )
 
 
-def _check_image(file: Any) -> tuple[int, int]:
+def _check_image(image: Any, geographic: Any) -> tuple[int, int]:
     """Give the shape of the frame once it is safe and complete enough to be read."""
-    image = file["image1/image_data"]
-    declared = tuple(
-        int(_number(file["geographic"], f"geo_number_{part}")) for part in ("rows", "columns")
-    )
-    if image.shape != declared or image.ndim != 2 or 0 in image.shape:
-        raise ValueError(f"the frame is {image.shape}, but {declared} pixels are declared")
-    if max(math.prod(image.shape), math.prod(image.chunks or (0,))) > MOST_PIXELS:
-        raise ValueError(f"the frame claims {image.shape} pixels; {MOST_PIXELS:,} is the limit")
-    if image.dtype.kind != "u" or image.dtype.itemsize > 2:
-        raise ValueError(f"the counts are {image.dtype}; uint8 or uint16 is known")
-    if image.external or image.is_virtual or image.file.filename != file.filename:
-        raise ValueError("the counts lie in another file, which is not followed")
-    # HDF5 reads a block that was never written as zero, which would pass for dry.
-    if not _is_complete(image):
-        raise ValueError("the frame is incomplete: part of its counts was never written")
-    return int(declared[0]), int(declared[1])
+    counts = hdf5.find(image, "image_data")
+    shape = getattr(counts, "shape", None)
+    rows, columns = (int(_number(geographic, f"geo_number_{part}")) for part in ("rows", "columns"))
+    if shape != (rows, columns):
+        raise ValueError(f"the frame is {shape}, but {(rows, columns)} pixels are declared")
+    if rows * columns > hdf5.MOST_PIXELS:
+        raise ValueError(f"the frame claims {shape} pixels; {hdf5.MOST_PIXELS:,} is the limit")
+    hdf5.check_stored(counts)
+    if counts.dtype.kind != "u" or counts.dtype.itemsize > 2:
+        raise ValueError(f"the counts are {counts.dtype}; uint8 or uint16 is known")
+    return rows, columns
 
 
-def _is_complete(image: Any) -> bool:
-    if image.chunks is None:
-        return bool(image.id.get_storage_size() == image.nbytes)
-    sides = zip(image.shape, image.chunks, strict=True)
-    return bool(image.id.get_num_chunks() == math.prod(-(-side // chunk) for side, chunk in sides))
-
-
-def _interval(file: Any) -> tuple[pd.Timestamp, pd.Timestamp]:
-    overview = file["overview"]
+def _end(overview: Any) -> pd.Timestamp:
+    """Give the end of the interval, which must be the known one."""
     start = parse_time(_text(overview, "product_datetime_start"))
     end = parse_time(_text(overview, "product_datetime_end"))
     if end - start != INTERVAL:
         minutes = (end - start) / pd.Timedelta(minutes=1)
         raise ValueError(f"the frame covers {minutes:g} minutes; only 5 are known")
-    return start, end
+    return end
 
 
-def _grid(file: Any, shape: tuple[int, int]) -> dict[str, Any]:
+def _grid(
+    geographic: Any, shape: tuple[int, int]
+) -> tuple[xr.Variable, xr.Variable, dict[str, Any]]:
     """Give y, x and the grid mapping; rows and columns are counted from the pole."""
-    from pyproj import CRS
-
-    geographic = file["geographic"]
     units = _text(geographic, "geo_dim_pixel")
     if units not in _METRES_PER_UNIT or _text(geographic, "geo_pixel_def") != "LU":
         raise ValueError(f"pixels in {units!r} are unknown; {sorted(_METRES_PER_UNIT)} would do")
     projection = parse_projection(
-        _text(file["geographic/map_projection"], "projection_proj4_params")
+        _text(hdf5.find(geographic, "map_projection"), "projection_proj4_params")
     )
-    axes = (("y", "row", shape[0]), ("x", "column", shape[1]))
     scale = _METRES_PER_UNIT[units]
-    centres = {axis: scale * _centres(geographic, axis, part, size) for axis, part, size in axes}
-    mapping = CRS.from_dict({"proj": "stere", **projection}).to_cf()
-    mapping["latitude_of_projection_origin"] = projection["lat_0"]
-    return {**{axis: _axis(axis, values) for axis, values in centres.items()}, **_crs(mapping)}
+    y = building.axis("y", scale * _centres(geographic, "y", "row", shape[0]))
+    x = building.axis("x", scale * _centres(geographic, "x", "column", shape[1]))
+    mapping = building.grid_mapping({"proj": "stere", **projection})
+    return y, x, {**mapping, "latitude_of_projection_origin": projection["lat_0"]}
 
 
 def _centres(geographic: Any, axis: str, part: str, size: int) -> Any:
@@ -188,31 +183,6 @@ def _centres(geographic: Any, axis: str, part: str, size: int) -> Any:
     if not (math.isfinite(offset) and math.isfinite(pixel_size) and pixel_size):
         raise ValueError(f"{part} offset {offset} and pixel size {pixel_size} give no grid")
     return (offset + np.arange(size) + 0.5) * pixel_size
-
-
-def _axis(axis: str, values: Any) -> tuple[str, Any, dict[str, str]]:
-    names = {"standard_name": f"projection_{axis}_coordinate", "units": "m", "axis": axis.upper()}
-    return axis, values, names
-
-
-def _crs(mapping: dict[str, Any]) -> dict[str, Any]:
-    # The WKT and the derived flattening change with the version of PROJ, and the grid's
-    # identity must not.
-    left_out = {"crs_wkt", "inverse_flattening", "prime_meridian_name"}
-    kept = {k: v for k, v in mapping.items() if k not in left_out and v != "unknown"}
-    return {GRID_MAPPING: ((), 0, kept)}
-
-
-def _provenance(product: str, input_sha256: str) -> dict[str, str]:
-    return {
-        "Conventions": CF_CONVENTIONS,
-        "title": "KNMI radar rain rate, five-minute composite",
-        "institution": "Royal Netherlands Meteorological Institute (KNMI)",
-        "source": "KNMI",
-        "product": product,
-        "references": REFERENCES,
-        "input_sha256": input_sha256,
-    }
 
 
 def _lazy(path: Path, shape: tuple[int, int]) -> Any:
@@ -244,15 +214,15 @@ def _decode(path: str, _modified: int) -> Any:
 
 
 def _text(group: Any, name: str) -> str:
-    value = np.atleast_1d(_attribute(group, name)).ravel()[0]
-    return value.decode("ascii").strip() if isinstance(value, bytes) else str(value).strip()
+    return str(_attribute(group, name))
 
 
 def _number(group: Any, name: str) -> float:
-    return float(np.atleast_1d(_attribute(group, name)).ravel()[0])
+    return float(_attribute(group, name))
 
 
-def _attribute(group: Any, name: str) -> Any:
-    if name not in group.attrs:
-        raise ValueError(f"{group.name} lacks the attribute {name!r}")
-    return group.attrs[name]
+def _attribute(group: Any, name: str) -> str | float:
+    value = hdf5.attribute(group, name)
+    if value is None:
+        raise ValueError(f"the file lacks the attribute {name!r} where it belongs")
+    return value
