@@ -82,7 +82,7 @@ def of_mrms(path: Path) -> Iterator[Any]:
 
 
 def of_radolan(path: Path) -> Iterator[Any]:
-    content = gzip.open(path).read()
+    content = gzip.decompress(path.read_bytes())
     header, _, body = content.partition(b"\x03")
     if header.startswith(b"RX"):
         counts = np.frombuffer(body, np.uint8).reshape(900, 900)
@@ -111,6 +111,18 @@ OTHERS: dict[str, tuple[str, Callable[[Path], Iterator[Any]]]] = {
     "mrms": ("PNG by Pillow", of_mrms),
     "radolan": ("raw NumPy", of_radolan),
     "meteonet": ("raw NumPy", of_meteonet),
+}
+
+
+SENDERS = {
+    "bom": "bom",
+    "dwd": "radolan",
+    "fmi": "fmi_pgm",
+    "knmi": "knmi",
+    "meteo-france": "meteonet",
+    "meteoswiss": "mch",
+    "noaa": "mrms",
+    "opera": "odim",
 }
 
 
@@ -179,13 +191,11 @@ def _files_of(
     part: str, frames: int, files: dict[tuple[str, str], list[Path]]
 ) -> tuple[str, list[Path]]:
     source, product, _ = part.split("/")
-    senders = {"knmi": "knmi", "opera": "odim", "fmi": "fmi_pgm", "meteoswiss": "mch",
-               "bom": "bom", "noaa": "mrms", "dwd": "radolan", "meteo-france": "meteonet"}  # fmt: skip
-    fitting = {key: own for key, own in files.items() if key[0] == senders[source]}
-    for (reader, beginning), own in fitting.items():
-        if not beginning or product[:4] in beginning or product in own[0].name:
+    for (reader, beginning), own in files.items():
+        kind = beginning.removeprefix("raa01-").split("_")[0]
+        if reader == SENDERS[source] and kind in product:
             return reader, own
-    raise SystemExit(f"no files for {part} ({frames} frames) among {sorted(fitting)}")
+    raise SystemExit(f"no files for {part} ({frames} frames) among {sorted(files)}")
 
 
 def main() -> None:

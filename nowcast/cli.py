@@ -13,9 +13,11 @@ from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from nowcast import __version__
+from nowcast.clusters import THREADS
 
 if TYPE_CHECKING:
     from nowcast.config import Config
+    from nowcast.data.archive import IngestReport
     from nowcast.tracking import Tracking
 
 FAILURE, USAGE = 1, 2  # exit status
@@ -38,6 +40,10 @@ Settings = Annotated[
     Parameter(
         name="--set", help="A setting instead of the file's, as section.field=value.", negative=()
     ),
+]
+Dask = Annotated[
+    str,
+    Parameter(help="Where Dask computes: threads, local (a cluster here), or tcp://HOST:PORT."),
 ]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
@@ -101,6 +107,10 @@ def ingest(
     *,
     archive: Path,
     reader: str = "",
+    contracts: Path | None = None,
+    watch: bool = False,
+    every_seconds: float = 10.0,
+    dask: Dask = THREADS,
     as_json: Json = False,
 ) -> int:
     """Take radar files into an archive; bad ones go to its quarantine, the rest go on.
@@ -110,27 +120,135 @@ def ingest(
     Parameters
     ----------
     files
-        Files or patterns.
+        Files, patterns or folders.
     archive
         Folder, made if missing.
     reader
         Name of the reader; by default found by the content of each file.
+    contracts
+        TOML file of what is known of further sources; see docs/readers.md.
+    watch
+        Follow one folder into which a feed writes, until interrupted.
+    every_seconds
+        Between two looks at a watched folder.
     as_json
-        Print the report as JSON.
+        Print the report as JSON, one for each round of a watched folder.
     """
-    from nowcast.data.archive import ingest as ingest_files
+    from nowcast.clusters import computing
+    from nowcast.data import archive as archives
 
-    with _progress("ingest") as progress:
-        report = ingest_files(files, archive, reader=reader, progress=progress)
+    if watch and (len(files) != 1 or not Path(files[0]).is_dir()):
+        raise ValueError(f"--watch follows one folder; received {', '.join(files)}")
+    judged: dict[str, Any] = {"reader": reader, "contracts": contracts}
+    with computing(dask, say=_say):
+        if watch:
+            with contextlib.suppress(KeyboardInterrupt):
+                for report in archives.watch(
+                    files[0], archive, every_seconds=every_seconds, **judged
+                ):
+                    if report != archives.IngestReport():
+                        _tell(report, as_json=as_json)
+            return 0
+        with _progress("ingest") as progress:
+            report = archives.ingest(files, archive, progress=progress, **judged)
+    _tell(report, as_json=as_json)
+    return FAILURE if report.refused else 0
+
+
+def _tell(report: "IngestReport", *, as_json: bool) -> None:
     refused = [{"file": str(path), "reason": reason} for path, reason in report.refused]
+    skipped = [{"file": str(path), "what": what} for path, what in report.skipped]
     if as_json:
-        _json({"added": report.added, "already_there": report.already_there, "refused": refused})
+        counts = {"added": report.added, "already_there": report.already_there}
+        _json({**counts, "refused": refused, "skipped": skipped})
     else:
         print(f"{report.added} frames added, {report.already_there} already there, "
-              f"{len(refused)} files refused")  # fmt: skip
+              f"{len(refused)} files refused", flush=True)  # fmt: skip
+    for one in skipped:
+        _say(f"nowcast: skipped {one['file']}: {one['what']}")
     for one in refused:
         print(f"nowcast: refused {one['file']}: {one['reason']}", file=sys.stderr)
-    return FAILURE if refused else 0
+
+
+@app.command
+def fsck(archive: Path, /, *, dask: Dask = THREADS, as_json: Json = False) -> int:
+    """Check every frame of an archive against its hash, and make the index anew.
+
+    Nothing is deleted. Ingest the files of damaged or lost frames again to replace them. Exits
+    with 1 if something is damaged or gone.
+
+    Example: nowcast fsck archive
+
+    Parameters
+    ----------
+    archive
+        Folder.
+    as_json
+        Print what was found as JSON.
+    """
+    from dataclasses import asdict
+
+    from nowcast.clusters import computing
+    from nowcast.data.archive import fsck as check
+
+    with computing(dask, say=_say), _progress("fsck") as progress:
+        found = check(archive, progress=progress)
+    if as_json:
+        _json(asdict(found))
+    else:
+        print(f"{found.frames} frames whole ({found.restored} new in the index), "
+              f"{len(found.damaged)} damaged, {len(found.gone)} gone")  # fmt: skip
+    for path, reason in found.damaged:
+        print(f"nowcast: damaged {path}: {reason}", file=sys.stderr)
+    for path in found.gone:
+        print(f"nowcast: gone {path}", file=sys.stderr)
+    return FAILURE if found.damaged or found.gone else 0
+
+
+@app.command
+def prepare(
+    config: Path,
+    /,
+    *,
+    set_: Settings = None,
+    observations: str = "",
+    source: str = "",
+    dask: Dask = THREADS,
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> None:
+    """Write the training cache of a settings file, which `train` would otherwise do.
+
+    Example: nowcast prepare configs/knmi.toml --observations archive
+
+    Parameters
+    ----------
+    config
+        TOML file of settings.
+    set_
+        A setting instead of the file's.
+    observations
+        Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
+    source
+        Which source of an archive.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print what the cache holds as JSON.
+    """
+    from nowcast import experiments
+    from nowcast import training as trainings
+    from nowcast.clusters import computing
+
+    settings = _config(config, set_)
+    with _progress("prepare") as progress, computing(dask, say=_say, progress=progress):
+        observed = experiments.observations(settings, observations, source=source)
+        cache = trainings.prepare(settings, observed, work=work).cache
+    if as_json:
+        _json(cache.summary())
+        return
+    for name, value in cache.summary().items():
+        print(f"{name:20} {value}")
 
 
 @app.command
@@ -141,6 +259,7 @@ def train(
     set_: Settings = None,
     observations: str = "",
     source: str = "",
+    dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> None:
@@ -165,13 +284,15 @@ def train(
     """
     from nowcast import experiments
     from nowcast import training as trainings
+    from nowcast.clusters import computing
 
     settings = _config(config, set_)
     tracking = _tracking(work)
-    observed = experiments.observations(settings, observations, source=source)
-    trained = trainings.train(
-        settings, observed, tracking=tracking, verbose=0 if as_json else _bar()
-    )
+    with computing(dask, say=_say):
+        observed = experiments.observations(settings, observations, source=source)
+        trained = trainings.train(
+            settings, observed, tracking=tracking, verbose=0 if as_json else _bar()
+        )
     made = {"uri": trained.uri, "run_id": trained.run_id, "folder": str(trained.folder)}
     if as_json:
         _json(made)
@@ -196,7 +317,7 @@ def verify(
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> None:
-    """Score nowcasters on identical cases, always beside persistence and extrapolation.
+    """Score nowcasters on identical cases, always beside the baselines of the settings.
 
     Example: nowcast verify --nowcaster models:/nowcast@champion --config configs/synthetic.toml
     --split test
@@ -269,7 +390,7 @@ def promote(
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> int:
-    """Make the best trained nowcaster the champion, if it beats persistence and extrapolation.
+    """Make the best trained nowcaster the champion, if it beats every baseline of the settings.
 
     All candidates are verified on the settings' test block. When none wins, the alias stays where
     it is, the command says what the best one lost by, and exits with 1.
@@ -407,7 +528,7 @@ def issue(
 
     settings = _config(config, set_)
     observed = experiments.observations(settings, observations, source=source)
-    opened, provenance = experiments.opened(nowcaster, _tracking(work), endpoint=endpoint)
+    opened, provenance = experiments.opened(settings, nowcaster, _tracking(work), endpoint=endpoint)
     leads = _minutes(lead_times)
     if leads is None:
         leads = experiments.lead_times_of(settings, opened, observed)
@@ -437,16 +558,21 @@ def list_(*, as_json: Json = False) -> None:
     as_json
         Print them as JSON.
     """
-    from nowcast.data.readers import READERS
+    from nowcast.data.readers import known_readers
     from nowcast.networks import NETWORKS
     from nowcast.nowcasters import NOWCASTERS
 
-    known = {"readers": READERS, "networks": NETWORKS, "nowcasters": NOWCASTERS}
+    readers = known_readers()
+    known = {"readers": sorted(readers), "networks": [*NETWORKS], "nowcasters": [*NOWCASTERS]}
     if as_json:
-        _json({kind: sorted(names) for kind, names in known.items()})
+        _json(known)
         return
-    for kind, names in known.items():
-        print(f"{kind}: {', '.join(names)}")
+    print("readers:")
+    for name, reader in sorted(readers.items()):
+        seen = "" if reader.seen else " (not yet seen on a real file)"
+        print(f"  {name:12} {reader.description}{seen}")
+    for kind in ("networks", "nowcasters"):
+        print(f"{kind}: {', '.join(known[kind])}")
     print("also a nowcaster: a folder of a saved one; models:/NAME@ALIAS or models:/NAME/VERSION")
 
 

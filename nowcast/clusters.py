@@ -2,12 +2,18 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 THREADS, LOCAL = "threads", "local"
 
 
 @contextlib.contextmanager
-def computing(dask: str = THREADS, *, say: Callable[[str], None] | None = None) -> Iterator[None]:
+def computing(
+    dask: str = THREADS,
+    *,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[None]:
     """Have Dask compute in a chosen place within the block; the results are the same.
 
     Parameters
@@ -17,15 +23,18 @@ def computing(dask: str = THREADS, *, say: Callable[[str], None] | None = None) 
         ``tcp://HOST:PORT``: the scheduler of a cluster, whose workers see the same files and have
         the same nowcast installed.
     say
-        Told the address of the dashboard.
+        Told the address of a cluster's dashboard, which shows its progress.
+    progress
+        Called, where threads of this process compute, with the tasks of a graph done and all.
 
     Raises
     ------
     ValueError
         If the place is unknown, or no scheduler answers there.
     """
-    if dask in ("", THREADS):
-        yield
+    if dask == THREADS:
+        with _reporting(progress) if progress else contextlib.nullcontext():
+            yield
         return
     from dask.distributed import Client, LocalCluster
 
@@ -48,3 +57,13 @@ def computing(dask: str = THREADS, *, say: Callable[[str], None] | None = None) 
         if say:
             say(f"Dask dashboard: {client.dashboard_link}")
         yield
+
+
+def _reporting(progress: Callable[[int, int], None]) -> Any:
+    from dask.callbacks import Callback
+
+    def after_task(_key: Any, _value: Any, _graph: Any, state: Any, _worker: Any) -> None:
+        done = len(state["finished"])
+        progress(done, done + sum(len(state[kind]) for kind in ("ready", "waiting", "running")))
+
+    return Callback(posttask=after_task)

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nowcast.conventions import VARIABLES, Variable
 from nowcast.rainrate import Transform
 
+PERIODIC = "periodic"  # the nowcaster that every variable with a cycle is compared with
+
 
 class Section(BaseModel):
     """A frozen group of settings that refuses names it does not know."""
@@ -30,6 +32,7 @@ class VariableSection(Section):
     standard_name: str = "rainfall_rate"
     valid_min: float = 0.0
     valid_max: float = 1000.0
+    period_hours: float = Field(0.0, ge=0)  # of its cycle, 24 for a daily one; 0: it has none
 
     @model_validator(mode="before")
     @classmethod
@@ -40,7 +43,12 @@ class VariableSection(Section):
     @property
     def variable(self) -> Variable:
         """The same as the convention's type."""
-        return Variable(**self.model_dump())
+        return Variable(**self.model_dump(exclude={"period_hours"}))
+
+    @property
+    def period(self) -> pd.Timedelta:
+        """Of its cycle; zero without one."""
+        return pd.Timedelta(hours=self.period_hours)
 
 
 class TransformSection(Section):
@@ -63,6 +71,10 @@ class DataSection(Section):
     observations: str = "synthetic"  # or an archive folder, a NetCDF/Zarr path, raw radar files
     source: str = ""  # which source of an archive that holds several
     coarsen: int = Field(1, ge=1)  # pixels averaged along y and along x; missing ones respected
+    leave_out: tuple[str, ...] = ()  # frames with one of these quality flags, such as "frozen"
+    clutter_map: str = ""  # file of static clutter, whose pixels become missing; "": none
+    speckle_filter: bool = False  # wet pixels without a wet neighbour become missing
+    step: float = Field(0.0, ge=0)  # of the training cache's codes, in units; 0: nowcast.cache
 
 
 class SyntheticSection(Section):
@@ -131,6 +143,9 @@ class TrainingSection(Section):
     steps_per_epoch: int = Field(0, ge=0)  # 0: every window once
     batch_size: int = Field(8, ge=1)
     crop_pixels: int = Field(0, ge=0)  # side of the squares trained on; 0: the whole grid
+    sampling: Literal["uniform", "wet", "intense"] = "uniform"  # which windows come more often
+    augment: bool = False  # flips and, of squares, quarter turns of what is trained on
+    workers: int = Field(2, ge=1)  # threads that read batches; no number changes by them
     learning_rate: float = Field(3e-3, gt=0)  # at first; falls as a cosine to 0 at the end
     loss: Literal["mse", "mae", "balanced"] = "balanced"
     patience: int = Field(3, ge=1)  # epochs without a better validation loss before stopping
@@ -141,7 +156,8 @@ class TrainingSection(Section):
 class VerificationSection(Section):
     """How nowcasters are compared."""
 
-    thresholds: tuple[float, ...] = (0.5, 1.0, 5.0)  # in the variable's units
+    baselines: tuple[str, ...] = ("persistence", "extrapolation")  # and periodic for a cycle
+    thresholds: tuple[float, ...] = (0.5, 1.0, 5.0)  # in the variable's units; may be none
     every_minutes: int = Field(30, ge=1)  # between base times, from the first with a full window
     batch_cases: int = Field(8, ge=1)  # cases in memory at a time
 
@@ -151,7 +167,7 @@ class PromotionSection(Section):
 
     model_name: str = "nowcast"  # in the registry
     score: Literal["csi", "rmse", "mae"] = "csi"
-    threshold: float = 1.0  # for csi; one of verification.thresholds
+    threshold: float = 1.0  # for csi alone; one of verification.thresholds
     first_lead_minutes: int = Field(30, ge=0)  # lead times from here on are averaged
 
 
@@ -178,12 +194,27 @@ class Config(Section):
     verification: VerificationSection = VerificationSection()
     promotion: PromotionSection = PromotionSection()
 
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Those of the verification, and ``periodic`` for a variable with a cycle."""
+        cyclic = (PERIODIC,) if self.variable.period_hours else ()
+        return tuple(dict.fromkeys((*self.verification.baselines, *cyclic)))
+
+    @model_validator(mode="after")
+    def _baselines_are_defined(self) -> "Config":
+        if not self.baselines:
+            raise ValueError("verification.baselines must name one or more nowcasters")
+        if PERIODIC in self.baselines and not self.variable.period_hours:
+            raise ValueError("the baseline 'periodic' needs variable.period_hours, such as 24")
+        return self
+
     @model_validator(mode="after")
     def _threshold_is_verified(self) -> "Config":
-        if self.promotion.threshold not in self.verification.thresholds:
+        promotion, thresholds = self.promotion, self.verification.thresholds
+        if promotion.score == "csi" and promotion.threshold not in thresholds:
             raise ValueError(
-                f"promotion.threshold {self.promotion.threshold} must be one of "
-                f"verification.thresholds {self.verification.thresholds}"
+                f"promotion.threshold {promotion.threshold} must be one of "
+                f"verification.thresholds {thresholds}; or promote by the score rmse or mae"
             )
         return self
 

@@ -83,7 +83,7 @@ def demonstrate(
         own = config.replace([f"network.name={name}", *settings])
         one = train(own, observed, tracking=tracking, verbose=verbose)
         trained[one.uri] = one
-    say("4/7 verifying both beside persistence and extrapolation on the test block")
+    say(f"4/7 verifying both beside {' and '.join(config.baselines)} on the test block")
     scores = _verify(config, trained, observed, tracking)
     scores_file = save_scores(scores, out / "scores.nc")
     score_curves(scores, path=out / "scores.png")
@@ -120,7 +120,7 @@ def _issue(
     tracking: Tracking,
     out: Path,
 ) -> list[Path]:
-    remote, provenance = experiments.opened(uri, tracking, endpoint=address)
+    remote, provenance = experiments.opened(config, uri, tracking, endpoint=address)
     block = experiments.block(config, observed, split="test")
     candidates = base_times(observed, window_of(config), block)
     wetness = observed[config.variable.name].sel(time=candidates).mean(("y", "x"))

@@ -1,6 +1,7 @@
 """Files that are either whole or not there: the one way in which nowcast writes."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _TEMPORARY = ".tmp-"
+_FEWEST_FILES = 32  # a file, its folders, and what an index needs beside it
 
 
 @contextlib.contextmanager
@@ -35,7 +37,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     'rain'
     """
     path = Path(path)
-    _make_folder(path.parent)
+    make_folder(path.parent)
     # The suffix is kept, since some writers choose their format by it.
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}"
     try:
@@ -58,7 +60,7 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         there is an instant with neither, so readers that share it should use a new name.
     """
     path = Path(path)
-    _make_folder(path.parent)
+    make_folder(path.parent)
     temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}"
     old = temporary.with_name(temporary.name + "-old")
     temporary.mkdir()
@@ -78,6 +80,39 @@ def replacing_folder(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents so that they outlive a loss of power."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _flush(one.parent)
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Refuse to begin what will not fit: some libraries take a full disk for a fault of theirs.
+
+    Parameters
+    ----------
+    folder
+        Where something will be written; it must be there.
+    size
+        Bytes that may be needed.
+
+    Raises
+    ------
+    OSError
+        If the disk, or the quota that it tells of, has less space, or no more files.
+    """
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if free < size:
+        message = f"{size:,} bytes may be needed and {free:,} are free; no space left"
+        raise OSError(errno.ENOSPC, message, str(folder))
+    if disk.f_files and disk.f_favail < _FEWEST_FILES:
+        message = f"only {disk.f_favail} more files can be made; no space left"
+        raise OSError(errno.ENOSPC, message, str(folder))
+
+
 def write_json(path: Path | str, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     with replacing(path) as temporary:
@@ -93,14 +128,6 @@ def sha256(path: Path | str) -> str:
 def is_temporary(path: Path) -> bool:
     """Tell whether a path is the unfinished work of a process that died."""
     return any(part.startswith(_TEMPORARY) for part in path.parts)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents so that they outlive a loss of power."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        _flush(one.parent)
 
 
 def _flush(path: Path) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.config import Config, ConfigError
+from nowcast.config import PERIODIC, Config, ConfigError
+from nowcast.conventions import check_observations
 from nowcast.frames import Block, step_of
-from nowcast.nowcasters import BASELINES, Nowcaster
+from nowcast.nowcasters import Nowcaster
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.serving import EndpointNowcaster
 from nowcast.tracking import Tracking, open_nowcaster
@@ -36,11 +37,24 @@ def observations(config: Config, path: str | list[str] = "", *, source: str = ""
 
     where = path or config.data.observations
     if where == SYNTHETIC:
-        return coarsen(synthetic(config), config.data.coarsen)
+        made = check_observations(synthetic(config), config.variable.variable)
+        return coarsen(_filtered(config, made), config.data.coarsen)
     observed = open_observations(
         where, source=source or config.data.source, variable=config.variable.variable
     )
-    return coarsen(observed, config.data.coarsen)
+    return coarsen(_filtered(config, observed), config.data.coarsen)
+
+
+def _filtered(config: Config, observed: xr.Dataset) -> xr.Dataset:
+    """Apply the filters that the settings name, on the grid that the frames came on."""
+    from nowcast.data.quality import mask_clutter, mask_speckle, open_clutter_map, without
+
+    section = config.data
+    if section.leave_out:
+        observed = without(observed, section.leave_out)
+    if section.clutter_map:
+        observed = mask_clutter(observed, open_clutter_map(section.clutter_map))
+    return mask_speckle(observed) if section.speckle_filter else observed
 
 
 def synthetic(config: Config) -> xr.Dataset:
@@ -51,17 +65,35 @@ def synthetic(config: Config) -> xr.Dataset:
 
 
 def nowcasters(config: Config, uris: list[str], tracking: Tracking) -> dict[str, Nowcaster]:
-    """Open nowcasters for a comparison: the named ones, and always the baselines first.
+    """Open nowcasters for a comparison: the settings' baselines first, then the named ones.
 
-    The baselines use the frames and the step of the settings.
+    Those without weights use the frames and the step of the settings.
     """
     window = config.window
     settings: dict[str, dict[str, Any]] = {
         "persistence": {"step": window.step},
         "extrapolation": {"step": window.step, "input_frames": min(window.input_frames, 3)},
     }
-    names = [*BASELINES, *(uri for uri in uris if uri not in BASELINES)]
-    return {name: open_nowcaster(name, tracking, **settings.get(name, {}))[0] for name in names}
+    names = dict.fromkeys([*config.baselines, *uris])
+    return {
+        name: open_nowcaster(name, tracking, **settings.get(name, cycle_of(config, name)))[0]
+        for name in names
+    }
+
+
+def cycle_of(config: Config, name: str) -> dict[str, Any]:
+    """Give the settings of the periodic nowcaster: the variable's cycle; none for any other.
+
+    Raises
+    ------
+    ConfigError
+        If the variable has no cycle.
+    """
+    if name != PERIODIC:
+        return {}
+    if not config.variable.period_hours:
+        raise ConfigError(f"{name!r} needs the cycle; set variable.period_hours, such as 24")
+    return {"period": config.variable.period, "step": config.window.step}
 
 
 def compare(
@@ -106,6 +138,7 @@ def compare(
         base_times=cases,
         lead_times=leads,
         thresholds=thresholds or section.thresholds,
+        baselines=config.baselines,
         batch_cases=section.batch_cases,
         progress=(lambda done: progress(done, len(cases))) if progress else None,
     )
@@ -134,6 +167,7 @@ def block(
 
 
 def opened(
+    config: Config,
     uri: str,
     tracking: Tracking,
     *,
@@ -143,6 +177,8 @@ def opened(
 
     Parameters
     ----------
+    config
+        Of the experiment: it knows the variable's cycle.
     uri
         Name, folder or model of the registry.
     tracking
@@ -150,7 +186,7 @@ def opened(
     endpoint
         Address that serves it, if it shall compute there.
     """
-    nowcaster, provenance = open_nowcaster(uri, tracking)
+    nowcaster, provenance = open_nowcaster(uri, tracking, **cycle_of(config, uri))
     if not endpoint:
         return nowcaster, provenance
     if not isinstance(nowcaster, NeuralNowcaster):
@@ -241,7 +277,10 @@ def table(scores: xr.Dataset) -> str:
 
 def _rows(scores: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
     units = scores["rmse"].attrs["units"]
-    rows = [(f"RMSE ({units})", scores["rmse"])]
+    rows = [
+        (f"{label} ({units})", scores[score])
+        for label, score in (("MAE", "mae"), ("RMSE", "rmse"), ("bias", "me"))
+    ]
     for threshold in scores["threshold"].values:
         selected = scores.sel(threshold=threshold)
         rows.append((f"CSI at {threshold:g} {units}", selected["csi"]))

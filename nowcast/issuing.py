@@ -11,6 +11,7 @@ import xarray as xr
 from nowcast import __version__
 from nowcast.conventions import (
     CF_CONVENTIONS,
+    VARIABLES,
     check_nowcast,
     grid_mapping_name,
     select,
@@ -30,8 +31,8 @@ LEAD_TIME_ENCODING = {"units": "seconds", "dtype": "int64"}
 TIME_ATTRIBUTES = {"units_metadata": "leap_seconds: utc"}
 COMPRESSION = {"zlib": True, "complevel": 4, "shuffle": True}
 COMMENT = (
-    "The fill value (NaN) means missing: not observed, or not reached by the forecast. "
-    "Zero is a value, for rain dry. Times are UTC; valid_time is base_time + lead_time."
+    "The fill value (NaN) means missing: not observed, or not reached by the forecast; zero is a "
+    "value{}. Times are UTC; valid_time is base_time + lead_time."
 )
 REFERENCES = "The documentation of nowcast names the sources of each nowcaster."
 CARRIED = ("title", "institution", "source", "license", "references")  # of the observations
@@ -232,7 +233,7 @@ def _global_attributes(nowcast: xr.Dataset) -> dict[str, Any]:
         "source": f"forecast from gridded observations by {by}, nowcast {version}",
         "history": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} written by nowcast {version}",
         "references": REFERENCES,
-        "comment": COMMENT,
+        "comment": COMMENT.format(", dry" if field.name in VARIABLES else ""),
         "nowcast_version": version,
     }
     return {**default, **given, "Conventions": CF_CONVENTIONS}

@@ -236,6 +236,7 @@ class _Story:
         times = pd.DatetimeIndex(observed["time"].to_index())
         self.inputs = _inputs(observed, self.base_time, nowcast.attrs.get("input_frames", ""))
         there = times.intersection(self.inputs.union(self.base_time + self.lead_times))
+        self.unit = _unit(self.lead_times)
         self.compared = bool((there > self.base_time).any())
         past = observed[name].sel(time=there).compute()
         future = fields.mean("member") if "member" in fields.dims else fields
@@ -257,7 +258,7 @@ class _Story:
         return np.full((self._nowcast.sizes["y"], self._nowcast.sizes["x"]), np.nan)
 
     def label(self, time: pd.Timestamp) -> str:
-        return f"{_lead_label(time - self.base_time)}  {time:%H:%M} UTC"
+        return f"{_lead_label(time - self.base_time, self.unit)}  {time:%H:%M} UTC"
 
     def observed_at(self, time: pd.Timestamp) -> npt.NDArray[Any] | None:
         if time not in self._observed["time"].to_index():
@@ -309,11 +310,16 @@ def _evenly(lead_times: pd.TimedeltaIndex, most: int) -> pd.TimedeltaIndex:
     return lead_times[::-1][::stride][::-1]
 
 
-def _lead_label(lead_time: pd.Timedelta) -> str:
-    minutes = lead_time / pd.Timedelta(minutes=1)
-    if minutes == 0:
+def _unit(lead_times: pd.TimedeltaIndex) -> str:
+    """Give the unit that lead times are told in: hours if all are whole hours, else minutes."""
+    return "min" if (lead_times % pd.Timedelta(1, "h")).any() else "h"
+
+
+def _lead_label(lead_time: pd.Timedelta, unit: str) -> str:
+    length = lead_time / pd.Timedelta(1, unit)
+    if length == 0:
         return "base time"
-    return f"{'+' if minutes > 0 else MINUS}{abs(minutes):g} min"
+    return f"{'+' if length > 0 else MINUS}{abs(length):g} {unit}"
 
 
 def _upright(field: xr.DataArray) -> npt.NDArray[Any]:
@@ -523,7 +529,8 @@ def _draw_scores(scores: xr.Dataset) -> "Figure":
         for axes, (title, score) in zip(line, row, strict=False):
             _draw_score(axes, score)
             axes.set_title(title, fontsize=9)
-    _label_columns(grid, [len(row) for row in cells], "lead time (min)")
+    unit = _unit(pd.TimedeltaIndex(scores["lead_time"].to_index()))
+    _label_columns(grid, [len(row) for row in cells], f"lead time ({unit})")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=9, frameon=False)
     return figure
@@ -558,10 +565,10 @@ def _continuous_title(score: xr.DataArray) -> str:
 
 
 def _draw_score(axes: "Axes", score: xr.DataArray) -> None:
-    minutes = pd.TimedeltaIndex(score["lead_time"].to_index()) / pd.Timedelta(minutes=1)
+    leads = pd.TimedeltaIndex(score["lead_time"].to_index())
     for number, nowcaster in enumerate(score["nowcaster"].values):
         axes.plot(
-            minutes,
+            leads / pd.Timedelta(1, _unit(leads)),
             score.sel(nowcaster=nowcaster).transpose("lead_time").values,
             color=LINE_COLOURS[number % len(LINE_COLOURS)],
             linestyle=LINE_STYLES[number % len(LINE_STYLES)],

@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from nowcast import __version__
-from nowcast.nowcasters import BASELINES, Nowcaster
+from nowcast.nowcasters import Nowcaster
 from nowcast.nowcasters import open_nowcaster as open_local_nowcaster
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.verification import save_scores
@@ -394,12 +394,13 @@ def promote(
     threshold: float,
     first_lead_minutes: int,
 ) -> Decision:
-    """Give the alias ``champion`` to the best candidate if it beats persistence and extrapolation.
+    """Give the alias ``champion`` to the best candidate if it beats every baseline.
 
     Parameters
     ----------
     scores
-        From `nowcast.verification.verify`, of every candidate and both baselines on one test block.
+        From `nowcast.verification.verify`, of every candidate on one test block; the baselines are
+        those that its protocol names.
     candidates
         ``models:/name/version`` as they are named in `scores`.
     tracking
@@ -430,10 +431,11 @@ def promote(
     at = f" at {threshold:g}" if score == "csi" else ""
     label = f"{score}{at}, mean of lead times from {first_lead_minutes} min"
     if not ranked:
-        raise TrackingError(f"no candidate has a {label}; train one, or verify on wetter weather")
+        raise TrackingError(f"no candidate has a {label}; train one, or verify more cases")
     best = ranked[0]
-    lost = [name for name in BASELINES if not sign * values[best] > sign * values[name]]
-    figures = {name: values[name] for name in (*candidates, *BASELINES)}
+    baselines = list(json.loads(scores.attrs["protocol"])["baselines"])
+    lost = [name for name in baselines if not sign * values[best] > sign * values[name]]
+    figures = {name: values[name] for name in (*candidates, *baselines)}
     if lost:
         by = ", ".join(f"{name} by {abs(values[best] - values[name]):.3f}" for name in lost)
         current = _current_champion(tracking, model_name)
@@ -441,7 +443,7 @@ def promote(
         return Decision(current, False, best, label, figures, reason)
     client = tracking.connect().MlflowClient()
     client.set_registered_model_alias(model_name, CHAMPION, best.rsplit("/", 1)[1])
-    margins = ", ".join(f"{name} by {abs(values[best] - values[name]):.3f}" for name in BASELINES)
+    margins = ", ".join(f"{name} by {abs(values[best] - values[name]):.3f}" for name in baselines)
     return Decision(best, True, best, label, figures, f"{best} beat {margins}")
 
 

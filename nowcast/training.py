@@ -1,7 +1,7 @@
 """Windows and a network become a saved nowcaster.
 
-`fit` needs NumPy, Keras and a prepared cache; `train` prepares the cache with Dask, logs to MLflow
-and saves.
+`fit` needs NumPy, Keras with any backend and a prepared cache; `train` prepares the cache with
+Dask, logs to MLflow and saves. Batches hold the cache's codes, which become values on the device.
 """
 
 import json
@@ -18,9 +18,10 @@ import pandas as pd
 import xarray as xr
 
 from nowcast import __version__
+from nowcast.cache import Cache, Coding, cached, coding_of
 from nowcast.config import Config, TrainingSection
-from nowcast.conventions import VARIABLES, Variable, grid_id, grid_spacing
-from nowcast.frames import Batches, Block, Window, base_times, check_apart, split, store
+from nowcast.conventions import VARIABLES, Variable
+from nowcast.frames import Batches, Block, Plan, Window, check_apart, plan, split
 from nowcast.networks import build, load_keras, settings_of, version_of
 from nowcast.nowcasters.neural import NeuralNowcaster, NeuralSettings
 from nowcast.rainrate import MARSHALL_PALMER, Transform
@@ -32,46 +33,29 @@ QUARTER = math.pi / 2
 HEAVIEST_WEIGHT = 24.0  # of a pixel in the balanced loss; Ravuri et al. (2021), see masked_loss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
-    """Frames in a memory-mapped cache, and all that a training needs to know of them.
+    """An open training cache, and how an experiment divides it.
 
     Parameters
     ----------
-    frames : (time, y, x)
-        Physical units, NaN where not observed.
-    times
-        Of the frames.
+    cache
+        The frames as codes, and all that is known of them.
     blocks
         ``train``, ``validation``, ``test``.
-    grid_spacing, grid_units
-        Of the grid.
-    provenance
-        Fingerprint, grid and periods.
     """
 
-    frames: np.ndarray
-    times: pd.DatetimeIndex
+    cache: Cache
     blocks: dict[str, Block]
-    grid_spacing: float
-    grid_units: str
-    provenance: dict[str, str]
 
-    def base_times(self, window: Window, block: str) -> pd.DatetimeIndex:
-        """Give the base times of the windows that lie in a block.
-
-        Raises
-        ------
-        ValueError
-            If there is none.
-        """
-        times = base_times(xr.Dataset(coords={"time": self.times}), window, self.blocks[block])
-        if not len(times):
-            raise ValueError(
-                f"the {block} block {self.blocks[block]} holds no whole window of "
-                f"{len(window.offsets)} frames; give more data, another split or a shorter window"
-            )
-        return times
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Fingerprint, grid and periods, for the record of a training."""
+        return {
+            "data_fingerprint": self.cache.fingerprint,
+            "grid_id": self.cache.grid_id,
+            **{f"{name}_block": str(block) for name, block in self.blocks.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -121,8 +105,12 @@ def train(
     """
     with tracking.run(config.experiment, name or config.network.name) as run:
         prepared = prepare(config, observed, work=tracking.work)
-        run.parameters({**config.model_dump(), "data": prepared.provenance})
+        sampled = plan_of(config, prepared, "train")
+        sampling = {"kind": config.training.sampling, **sampled.summary()}
+        about = {"data": prepared.provenance, "sampled": sampling}
+        run.parameters({**config.model_dump(), **about})
         run.text(config.model_dump_json(indent=2), "config.json")
+        run.text(sampled.table(), "windows.csv")
         nowcaster = fit(
             config,
             prepared,
@@ -148,10 +136,9 @@ def _pictures(
     """Draw the nowcast of the wettest validation case beside what was observed."""
     from nowcast.plots import panel
 
-    window = window_of(config)
-    candidates = prepared.base_times(window, "validation")
-    positions = prepared.times.get_indexer(candidates)
-    wettest = candidates[int(np.argmax([np.nanmean(prepared.frames[at]) for at in positions]))]
+    cases = plan_of(config, prepared, "validation").base_times
+    of_cases = prepared.cache.statistics["mean"].iloc[prepared.cache.times.get_indexer(cases)]
+    wettest = cases[int(of_cases.fillna(-np.inf).to_numpy().argmax())]
     nowcast = nowcaster.nowcast(
         observed,
         base_times=pd.DatetimeIndex([wettest]),
@@ -180,34 +167,81 @@ def window_of(config: Config) -> Window:
     return Window(section.input_frames, section.lead_frames, section.step)
 
 
+def plan_of(config: Config, prepared: Prepared, block: str) -> Plan:
+    """Give the windows of a block that the settings ask for; all alike in the validation.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or the sampling does not fit the variable.
+    """
+    sampling = config.training.sampling if block == "train" else "uniform"
+    if sampling != "uniform" and config.variable.name not in VARIABLES:
+        raise ValueError(
+            f"training.sampling={sampling!r} is for rain, not {config.variable.name!r}; use uniform"
+        )
+    try:
+        return plan(prepared.cache, window_of(config), prepared.blocks[block], sampling=sampling)
+    except ValueError as error:
+        raise ValueError(f"{block}: {error}") from error
+
+
 def prepare(config: Config, observed: xr.Dataset, *, work: Path) -> Prepared:
-    """Write the frames to a cache for training.
+    """Give the training cache of observations, made now or before.
+
+    Where the settings name periods, no frame outside of them is read.
 
     Parameters
     ----------
     config
         Of the experiment.
     observed
-        That keep the convention; only the configured variable.
+        That keep the convention; only the configured variable is read.
     work
         Work directory; the cache lies in its ``cache`` folder and may be deleted.
     """
-    from nowcast.data.observations import fingerprint
-
-    blocks = blocks_of(config, observed)
-    digest = fingerprint(observed)
-    return Prepared(
-        frames=store(observed, work / "cache" / f"{digest}.npy"),
-        times=observed["time"].to_index(),
-        blocks=blocks,
-        grid_spacing=grid_spacing(observed),
-        grid_units=str(observed["x"].attrs["units"]),
-        provenance={
-            "data_fingerprint": digest,
-            "grid_id": grid_id(observed),
-            **{f"{name}_block": str(block) for name, block in blocks.items()},
-        },
+    variable = config.variable.variable
+    if config.split.train:
+        observed = _within(observed, list(blocks_of(config, observed).values()))
+    cache = cached(
+        observed,
+        work=work,
+        variable=variable,
+        coding=coding_of(variable, config.data.step),
+        step=config.window.step,
     )
+    return prepared_of(config, cache)
+
+
+def prepared_of(config: Config, cache: Cache) -> Prepared:
+    """Divide an open cache as the settings ask, such as one that another machine made.
+
+    Parameters
+    ----------
+    config
+        Of the experiment for which the cache was made.
+    cache
+        See `nowcast.cache.open_cache`.
+
+    Raises
+    ------
+    ValueError
+        If the cache holds another variable or another coding of it.
+    """
+    coding = coding_of(config.variable.variable, config.data.step)
+    if (cache.variable, cache.coding) != (config.variable.name, coding):
+        raise ValueError(
+            f"{cache.folder} holds {cache.variable} as {cache.coding}; the settings ask for "
+            f"{config.variable.name} as {coding}; prepare the data again"
+        )
+    times = xr.Dataset(coords={"time": cache.times.sort_values()})
+    return Prepared(cache, blocks_of(config, times))
+
+
+def _within(observed: xr.Dataset, blocks: list[Block]) -> xr.Dataset:
+    times = observed["time"].to_index()
+    inside = [(times >= block.start) & (times <= block.end) for block in blocks]
+    return observed.isel(time=np.flatnonzero(np.any(inside, axis=0)))
 
 
 def fit(
@@ -239,11 +273,8 @@ def fit(
     section, window = config.training, window_of(config)
     transform, variable = config.transform.transform, config.variable.variable
     keras.utils.set_random_seed(section.seed)
-    batches = {
-        block: _batches(config, prepared, block, seed=section.seed if block == "train" else None)
-        for block in ("train", "validation")
-    }
-    example, _ = batches["train"][0]
+    training = _batches(config, prepared, "train", seed=section.seed)
+    validation = _batches(config, prepared, "validation", seed=None)
     settings = NeuralSettings(
         network=config.network.name,
         network_version=version_of(config.network.name),
@@ -251,9 +282,9 @@ def fit(
         variable=variable,
         transform=transform,
         window=window,
-        grid=(example.shape[2], example.shape[3]),
-        grid_spacing=prepared.grid_spacing,
-        grid_units=prepared.grid_units,
+        grid=training.grid,
+        grid_spacing=prepared.cache.grid_spacing,
+        grid_units=prepared.cache.grid_units,
         provenance={"nowcast_version": __version__, **prepared.provenance},
     )
     network = build(
@@ -263,17 +294,18 @@ def fit(
         lead_frames=window.lead_frames,
         grid=settings.grid,
     )
-    training = _dataset(batches["train"], limit=section.steps_per_epoch)
-    network.compile(
+    loss = masked_loss(section.loss, variable, transform)
+    model = on_codes(network, loss, coding=prepared.cache.coding, transform=transform)
+    model.compile(
         optimizer=keras.optimizers.Adam(section.learning_rate, clipnorm=1.0),
-        loss=masked_loss(section.loss, variable, transform),
         jit_compile="auto" if _has_gpu() else False,  # XLA on a CPU is far slower here
     )
-    network.fit(
-        training,
-        validation_data=_dataset(batches["validation"]),
+    steps = min(section.steps_per_epoch or len(training), len(training))
+    model.fit(
+        feed(training, workers=section.workers, limit=steps),
+        validation_data=feed(validation, workers=section.workers),
         epochs=section.epochs,
-        callbacks=_callbacks(section, on_epoch, steps=section.epochs * len(training)),
+        callbacks=_callbacks(section, on_epoch, steps=section.epochs * steps),
         verbose=verbose,
     )
     weights = network.get_weights()
@@ -345,29 +377,90 @@ def _as_json(settings: Any) -> dict[str, Any]:
 
 
 def _batches(config: Config, prepared: Prepared, block: str, *, seed: int | None) -> Batches:
-    window = window_of(config)
     multiple = settings_of(config.network.name, config.network.settings).grid_multiple
-    height, width = prepared.frames.shape[1:]
+    height, width = prepared.cache.codes.shape[1:]
     crop = config.training.crop_pixels or max(height, width)
     side = min(crop, height - height % multiple, width - width % multiple)
     whole = height % multiple == 0 and width % multiple == 0 and crop >= max(height, width)
     return Batches(
-        prepared.frames,
-        times=prepared.times,
-        base_times=prepared.base_times(window, block),
-        window=window,
-        transform=config.transform.transform,
+        prepared.cache,
+        plan_of(config, prepared, block),
+        window=window_of(config),
         batch_size=config.training.batch_size,
         crop_pixels=0 if whole else side - side % multiple,
+        augment=config.training.augment and seed is not None,
         seed=seed,
     )
 
 
-def _dataset(batches: Batches, limit: int = 0) -> Any:
+def on_codes(
+    network: Any, loss: Callable[[Any, Any], Any], *, coding: Coding, transform: Transform
+) -> Any:
+    """Give a model that is fitted on codes: they become values on the device.
+
+    Codes are a quarter of the bytes to move there. The model shares the network's weights and has
+    none of its own, so that the network fitted inside it is saved alone.
+
+    Parameters
+    ----------
+    network
+        From values and where they were observed; see `nowcast.networks`.
+    loss
+        Of targets on the network's scale, NaN where missing, and forecasts; see `masked_loss`.
+    coding, transform
+        Of the codes; the scale the network sees.
+
+    Returns
+    -------
+    keras.Model
+        ``(batch, frame, y, x)`` of codes to what the network gives. Compile it without a loss.
+    """
+    import keras
+    from keras import ops
+
+    scaled = _scaled(coding, transform)
+    zeroed = np.nan_to_num(scaled, nan=0.0)
+
+    class Decoding(keras.layers.Layer):  # type: ignore[misc]
+        """Channel 0 the value on the network's scale, 0 where missing; channel 1 observed."""
+
+        def call(self, codes: Any) -> Any:
+            values = ops.take(zeroed, ops.cast(codes, "int32"), axis=0)
+            return ops.stack([values, ops.cast(codes > 0, values.dtype)], axis=-1)
+
+    class OnCodes(keras.Model):  # type: ignore[misc]
+        """Takes targets as they come: a loss given to `compile` gets them as 32-bit floats."""
+
+        def compute_loss(self, _: Any, y: Any, y_pred: Any, __: Any = None) -> Any:
+            return loss(ops.take(scaled, ops.cast(y, "int32"), axis=0), y_pred)
+
+    _, *shape, _ = network.input_shape
+    codes = keras.Input(shape, dtype=coding.dtype, name="codes")
+    return OnCodes(codes, network(Decoding(name="decoding")(codes)))
+
+
+def _scaled(coding: Coding, transform: Transform) -> np.ndarray:
+    """Give the value of each code on the network's scale, NaN for missing."""
+    scaled: np.ndarray = transform.forward(coding.table).astype(np.float32)
+    return scaled
+
+
+def feed(batches: Batches, *, workers: int = 1, limit: int = 0) -> Any:
+    """Give what Keras reads batches from, with any backend.
+
+    Parameters
+    ----------
+    batches
+        Drawn anew after each epoch.
+    workers
+        Threads that read them; the batches and their order do not depend on it.
+    limit
+        Batches in an epoch; 0 for all.
+    """
     import keras
 
-    class BatchDataset(keras.utils.PyDataset):  # type: ignore[misc]
-        """What Keras reads batches from."""
+    class Feed(keras.utils.PyDataset):  # type: ignore[misc]
+        """Batches by their number."""
 
         def __len__(self) -> int:
             return min(limit or len(batches), len(batches))
@@ -378,7 +471,8 @@ def _dataset(batches: Batches, limit: int = 0) -> Any:
         def on_epoch_end(self) -> None:
             batches.next_epoch()
 
-    return BatchDataset(workers=1)
+    # Each batch that waits is memory that is not in the processor's cache when it is written.
+    return Feed(workers=workers, max_queue_size=workers)
 
 
 def _callbacks(

@@ -19,7 +19,7 @@ from nowcast.data.archive import ingest
 from nowcast.durable import write_json
 from nowcast.frames import Window, base_times, input_frames, step_of
 from nowcast.issuing import issue, open_nowcast
-from nowcast.nowcasters import BASELINES, Nowcaster, open_nowcaster
+from nowcast.nowcasters import Nowcaster, open_nowcaster
 from nowcast.plots import animation, panel
 from nowcast.tracking import Tracking
 from nowcast.verification import case_times, save_scores, verify
@@ -59,8 +59,8 @@ def issue_newest(
         frame. One without its whole window is refused, naming the gap; one that a newer base time
         overtook is refused as late.
     """
-    opened, provenance = experiments.opened(nowcaster, Tracking(Path(work)))
     settings, folder = settings_of(config), Path(out)
+    opened, provenance = experiments.opened(settings, nowcaster, Tracking(Path(work)))
     try:
         observed = experiments.observations(settings, archive).isel(time=slice(-RECENT, None))
         lead_times = experiments.lead_times_of(settings, opened, observed)
@@ -83,7 +83,7 @@ def issue_newest(
 
 
 def verify_issued(archive: str, out: str, config: str) -> int:
-    """Score the newest issued nowcasts that came true, beside persistence and extrapolation.
+    """Score the newest issued nowcasts that came true, beside the baselines of the settings.
 
     What was published is compared, not computed anew. ``scores.nc`` is written when there is a
     new case.
@@ -97,7 +97,11 @@ def verify_issued(archive: str, out: str, config: str) -> int:
     if not len(issued.base_times):
         return 0
     lead_times = issued.lead_times(issued.base_times[-1])
-    compared = {**{name: open_nowcaster(name) for name in BASELINES}, "issued": issued}
+    baselines = settings.baselines
+    compared: dict[str, Nowcaster] = {
+        name: open_nowcaster(name, **experiments.cycle_of(settings, name)) for name in baselines
+    }
+    compared["issued"] = issued
     margin = 3 * max(one.input_frames for one in compared.values()) * lead_times[0]
     observed = experiments.observations(settings, archive)
     observed = observed.sel(time=slice(issued.base_times[0] - margin, None))
@@ -112,6 +116,7 @@ def verify_issued(archive: str, out: str, config: str) -> int:
         base_times=cases,
         lead_times=lead_times,
         thresholds=settings.verification.thresholds,
+        baselines=baselines,
         batch_cases=settings.verification.batch_cases,
     )
     save_scores(scores.assign_attrs({SCORED: told}), path)

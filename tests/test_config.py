@@ -51,6 +51,34 @@ def test_the_promotion_threshold_must_be_verified():
         Config().replace(["promotion.threshold=7.0"])
 
 
+def test_without_thresholds_the_best_is_chosen_by_rmse_or_mae():
+    none = "verification.thresholds=[]"
+    assert Config().replace([none, "promotion.score=mae"]).verification.thresholds == ()
+    with pytest.raises(ConfigError, match="or promote by the score rmse or mae"):
+        Config().replace([none])
+
+
+def test_the_baselines_are_those_of_the_nowcasters_where_nothing_else_is_asked_for():
+    from nowcast.nowcasters import BASELINES
+
+    assert Config().baselines == BASELINES
+
+
+def test_a_variable_with_a_cycle_is_compared_with_the_same_hour_yesterday():
+    cyclic = Config().replace(["variable.period_hours=24"])
+    assert cyclic.baselines == ("persistence", "extrapolation", "periodic")
+    alone = cyclic.replace(['verification.baselines=["periodic"]'])
+    assert alone.baselines == ("periodic",)
+    assert cyclic.variable.period.total_seconds() == 86400
+
+
+def test_a_cycle_that_is_not_known_is_no_baseline():
+    with pytest.raises(ConfigError, match=r"'periodic' needs variable.period_hours"):
+        Config().replace(['verification.baselines=["periodic"]'])
+    with pytest.raises(ConfigError, match="must name one or more"):
+        Config().replace(["verification.baselines=[]"])
+
+
 def test_a_known_variable_brings_its_units():
     config = Config.model_validate({"variable": {"name": "reflectivity"}})
     assert config.variable.variable.units == "dBZ"

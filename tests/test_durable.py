@@ -1,10 +1,18 @@
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
 
-from nowcast.durable import is_temporary, replacing, replacing_folder, sha256, write_json
+from nowcast.durable import (
+    is_temporary,
+    replacing,
+    replacing_folder,
+    require_space,
+    sha256,
+    write_json,
+)
 
 WRITER = """
 import itertools, sys
@@ -83,6 +91,13 @@ def test_a_killed_writer_leaves_whole_files_only(tmp_path):
         assert len(set(lines)) == 1
     rests = [path for path in tmp_path.iterdir() if path != target]
     assert all(is_temporary(path.relative_to(tmp_path)) for path in rests)
+
+
+def test_more_than_the_disk_has_is_refused_before_anything_is_written(tmp_path):
+    require_space(tmp_path, 1)
+    with pytest.raises(OSError, match=r"bytes may be needed and .* are free; no space left"):
+        require_space(tmp_path, shutil.disk_usage(tmp_path).total)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_json_knows_no_nan(tmp_path):

@@ -9,7 +9,7 @@ import xarray as xr
 from PIL import Image
 
 from nowcast import plots
-from nowcast.conventions import RAIN_RATE, REFLECTIVITY, build_nowcast
+from nowcast.conventions import RAIN_RATE, REFLECTIVITY, Variable, build_nowcast
 
 LAEA = {
     "grid_mapping_name": "lambert_azimuthal_equal_area",
@@ -18,6 +18,7 @@ LAEA = {
     "false_easting": 0.0,
     "false_northing": 0.0,
 }
+KELVIN = Variable("t2m", "K", "2 m temperature", "air_temperature", 180.0, 340.0)
 TIMES = pd.date_range("2024-06-01T12:00", periods=8, freq="10min")
 BASE_TIME = TIMES[4]
 LEAD_TIMES = pd.to_timedelta([10, 20, 30], unit="min")
@@ -150,6 +151,24 @@ def test_titles_name_lead_time_and_valid_time(rain):
     assert story.label(BASE_TIME + LEAD_TIMES[2]) == "+30 min  13:10 UTC"
     assert story.label(TIMES[2]) == "\N{MINUS SIGN}20 min  12:20 UTC"
     assert story.titles == ["Rain rate nowcast by persistence", "base time 2024-06-01 12:40 UTC"]
+
+
+def test_lead_times_of_whole_hours_are_told_in_hours():
+    values = 280.0 + np.arange(8)[:, None, None] + np.zeros((1, 6, 6))
+    observed = observations(values, KELVIN)
+    nowcast = persisted(observed, KELVIN, pd.to_timedelta([1, 24], unit="h"))
+    story = plots._Story(observed, nowcast)
+    assert story.label(BASE_TIME + pd.Timedelta("24h")) == "+24 h  12:40 UTC"
+    assert story.label(TIMES[1]) == "\N{MINUS SIGN}0.5 h  12:10 UTC"
+
+
+def test_temperature_is_drawn_by_its_own_range_and_units():
+    values = 275.0 + 2 * np.arange(8)[:, None, None] + np.zeros((1, 6, 6))
+    observed = observations(values, KELVIN)
+    scale = plots._Story(observed, persisted(observed, KELVIN)).scale
+    assert scale.label == "2 m temperature (K)"
+    # The frames drawn: from the first input, 277 K, to the last that came, 289 K.
+    assert (scale.norm.vmin, scale.norm.vmax) == (277.0, 289.0)
 
 
 def test_the_frames_shown_are_those_that_were_used(rain):

@@ -22,11 +22,12 @@ LINES = [
     {"nowcasters"},
     {"networks"},
     {"frames"},
+    {"cache"},
     {"data"},
     {"config"},
     {"rainrate"},
     {"conventions"},
-    {"durable"},
+    {"clusters", "durable"},
 ]
 RANK = {name: rank for rank, names in enumerate(LINES) for name in names}
 HEAVY = {"tensorflow", "keras", "mlflow", "pysteps", "scores", "matplotlib", "prefect"}

@@ -122,7 +122,9 @@ def _scores(**values):
         coords={"nowcaster": names, "threshold": [1.0], "lead_time": leads},
     )
     rmse = 1 - csi.isel(threshold=0, drop=True)
-    return xr.Dataset({"csi": csi, "rmse": rmse, "mae": rmse})
+    baselines = {name: {"input_frames": 1} for name in names if "/" not in name}
+    protocol = {"protocol": json.dumps({"baselines": baselines})}
+    return xr.Dataset({"csi": csi, "rmse": rmse, "mae": rmse}, attrs=protocol)
 
 
 def _promote(tracking, uri, score="csi", **values):
@@ -145,6 +147,25 @@ def test_a_candidate_that_beats_both_baselines_becomes_champion(trained, score):
     assert decision.promoted
     assert "persistence by 0.200, extrapolation by 0.100" in decision.reason
     assert resolve("models:/nowcast@champion", tracking) == made.uri
+
+
+@pytest.mark.parametrize(("yesterday", "promoted"), [(0.4, True), (0.6, False)])
+def test_every_baseline_of_the_protocol_must_be_beaten(trained, yesterday, promoted):
+    tracking, made = trained
+    scores = _scores(**{made.uri: 0.5}, persistence=0.3, periodic=yesterday)
+    decision = promote(
+        scores.drop_vars(["csi", "threshold"]),
+        candidates=[made.uri],
+        tracking=tracking,
+        model_name="nowcast",
+        score="mae",
+        threshold=1.0,
+        first_lead_minutes=30,
+    )
+    assert decision.promoted is promoted
+    assert set(decision.scores) == {made.uri, "persistence", "periodic"}
+    assert "periodic by 0.100" in decision.reason
+    assert "extrapolation" not in decision.reason
 
 
 @pytest.mark.parametrize("candidate", [0.35, 0.4, 0.1])

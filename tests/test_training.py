@@ -1,10 +1,25 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from nowcast.cache import Coding, open_cache
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY, Variable
+from nowcast.frames import Batches, as_inputs
 from nowcast.rainrate import Transform, to_reflectivity
-from nowcast.training import fit, masked_loss, prepare
+from nowcast.training import (
+    feed,
+    fit,
+    masked_loss,
+    on_codes,
+    plan_of,
+    prepare,
+    prepared_of,
+    window_of,
+)
 
 TRANSFORM = Transform("log", reference=5.0, top=3.0)
 TEMPERATURE = Variable("t2m", "K", "temperature", "air_temperature", 150.0, 350.0)
@@ -62,6 +77,32 @@ def test_the_balanced_loss_is_for_rain_only():
         masked_loss("balanced", TEMPERATURE, TRANSFORM)
 
 
+def test_codes_become_what_the_network_takes_on_the_device():
+    import keras
+
+    coding = Coding("uint16", 0.5, 0.0, 100.0, "mm h-1")
+    frames = np.array([[[[0.0, np.nan, 2.5], [100.0, 0.5, np.nan]]]], np.float32)
+    same = keras.Sequential([keras.Input((1, 2, 3, 2)), keras.layers.Activation("linear")])
+    model = on_codes(same, None, coding=coding, transform=TRANSFORM)
+    given = np.asarray(model(coding.encode(frames)))
+    np.testing.assert_allclose(given, as_inputs(TRANSFORM.forward(frames)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mse", "mae", "balanced"])
+def test_the_loss_of_codes_is_that_of_their_values(kind):
+    import keras
+
+    coding = Coding("uint16", 0.02, 0.0, 1000.0, "mm h-1")
+    values = np.array([[0.0, np.nan, 2.5, 999.98, 30.0]])
+    forecasts = np.array([[0.2, 0.3, 0.4, 0.5, 0.6]], np.float32)
+    loss = masked_loss(kind, RAIN_RATE, TRANSFORM)
+    same = keras.Sequential([keras.Input((1, 2, 3, 2)), keras.layers.Activation("linear")])
+    model = on_codes(same, loss, coding=coding, transform=TRANSFORM)
+    of_codes = model.compute_loss(None, coding.encode(values), forecasts)
+    of_values = loss(TRANSFORM.forward(values).astype("f4"), forecasts)
+    assert float(of_codes) == pytest.approx(float(of_values), rel=1e-6)
+
+
 def test_training_lowers_the_loss(small_config, small_observed, tmp_path):
     config = small_config.replace(["training.epochs=4", "training.patience=4"])
     figures = []
@@ -83,6 +124,146 @@ def test_the_same_seed_gives_the_same_weights(small_config, small_observed, tmp_
     np.testing.assert_array_equal(one.forecast(frames), other.forecast(frames))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_keras_gets_every_batch_in_order_and_whole(small_config, small_observed, tmp_path, workers):
+    """The codes pass unchanged through threads, queues and memory that is used again."""
+    import keras
+
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    batches = Batches(
+        prepared.cache,
+        plan_of(small_config, prepared, "train"),
+        window=window_of(small_config),
+        batch_size=1,
+        seed=4,
+    )
+    expected = [int(batches[index][0].sum()) for index in range(len(batches))]
+    codes = keras.Input((3, 16, 16), dtype="uint16")
+    total = keras.ops.sum(keras.ops.cast(codes, "int32"), axis=(1, 2, 3))
+    model = keras.Model(codes, total)
+    found = model.predict(feed(batches, workers=workers), verbose=0)
+    assert found.tolist() == expected
+
+
+def test_the_number_of_threads_changes_no_weight(small_config, small_observed, tmp_path):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    settings = ["training.epochs=2", "training.augment=true", "training.sampling=wet"]
+    one, other = (
+        fit(small_config.replace([*settings, f"training.workers={workers}"]), prepared, verbose=0)
+        for workers in (1, 3)
+    )
+    for mine, its in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(mine, its)
+
+
+def test_no_frame_outside_of_the_periods_is_read(small_config, small_observed, tmp_path):
+    times = small_observed["time"].to_index()
+    periods = {"train": (0, 18), "validation": (19, 30), "test": (38, 50)}
+    config = small_config.replace(
+        [f"split.{name}={times[a].isoformat()}/{times[b].isoformat()}"
+         for name, (a, b) in periods.items()]
+    )  # fmt: skip
+    holed = small_observed.copy(deep=True)
+    holed["rain_rate"][31:38] = 5000.0  # would be refused if it were read
+    prepared = prepare(config, holed.chunk(time=1), work=tmp_path)
+    inside = [place for a, b in periods.values() for place in range(a, b + 1)]
+    assert list(prepared.cache.times) == list(times[inside])
+    assert prepared.provenance["train_block"] == f"{times[0].isoformat()}/{times[18].isoformat()}"
+
+
+def test_a_cache_made_elsewhere_is_divided_in_the_same_way(small_config, small_observed, tmp_path):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    again = prepared_of(small_config, open_cache(prepared.cache.folder))
+    assert again.blocks == prepared.blocks
+    assert again.provenance == prepared.provenance
+
+
+def test_a_cache_with_another_coding_is_refused(small_config, small_observed, tmp_path):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    with pytest.raises(ValueError, match="prepare the data again"):
+        prepared_of(small_config.replace(["data.step=0.1"]), prepared.cache)
+
+
+def test_sampling_by_wetness_is_for_rain_only(small_config, small_observed, tmp_path):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    config = small_config.replace(
+        ["variable.name=t2m", "variable.units=K", "training.sampling=wet"]
+    )
+    with pytest.raises(ValueError, match="is for rain, not 't2m'"):
+        plan_of(config, prepared, "train")
+    assert plan_of(config, prepared, "validation").chances is None
+
+
+def test_the_chances_of_windows_are_logged(small_config, small_observed, tmp_path):
+    from nowcast.tracking import Tracking
+    from nowcast.training import train
+
+    config = small_config.replace(["training.sampling=intense"])
+    tracking = Tracking(tmp_path)
+    made = train(config, small_observed, tracking=tracking, verbose=0)
+    client = tracking.connect().MlflowClient()
+    logged = client.get_run(made.run_id).data.params
+    planned = plan_of(config, prepare(config, small_observed, work=tmp_path), "train")
+    assert logged["sampled.kind"] == "intense"
+    assert float(logged["sampled.highest_chance"]) == pytest.approx(
+        planned.summary()["highest_chance"]
+    )
+    table = client.download_artifacts(made.run_id, "windows.csv", str(tmp_path))
+    assert Path(table).read_text() == planned.table()
+
+
+def _without(modules, code):
+    """Run code where some modules cannot be imported; give the last word it prints."""
+    blocked = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in modules)
+    done = subprocess.run([sys.executable, "-c", blocked + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[-1]
+
+
+OPENED = """
+from nowcast import training
+from nowcast.cache import open_cache
+from nowcast.config import Config
+config = Config.model_validate_json({settings!r})
+prepared = training.prepared_of(config, open_cache({folder!r}))
+"""
+
+
+def test_fitting_from_a_cache_needs_neither_dask_nor_mlflow_nor_netcdf(
+    small_config, small_observed, tmp_path
+):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    opened = OPENED.format(
+        settings=small_config.model_dump_json(), folder=str(prepared.cache.folder)
+    )
+    fitted = (
+        "weights = training.fit(config, prepared, verbose=0).weights\n"
+        "print(sum(float(weight.sum()) for weight in weights))"
+    )
+    modules = ("dask", "distributed", "mlflow", "netCDF4", "h5netcdf", "zarr")
+    here = sum(float(weight.sum()) for weight in fit(small_config, prepared, verbose=0).weights)
+    assert float(_without(modules, opened + fitted)) == pytest.approx(here, rel=1e-4)
+
+
+def test_a_cache_is_opened_planned_and_read_without_tensorflow(
+    small_config, small_observed, tmp_path
+):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    opened = OPENED.format(
+        settings=small_config.model_dump_json(), folder=str(prepared.cache.folder)
+    )
+    read = "print(int(training._batches(config, prepared, 'train', seed=0)[0][0].sum()))"
+    found = int(_without(("tensorflow", "keras", "dask", "mlflow", "netCDF4"), opened + read))
+    batches = Batches(
+        prepared.cache,
+        plan_of(small_config, prepared, "train"),
+        window=window_of(small_config),
+        batch_size=small_config.training.batch_size,
+        seed=0,
+    )
+    assert found == int(batches[0][0].sum())
+
+
 def test_training_stops_early_and_keeps_the_best_epoch(small_config, small_observed, tmp_path):
     config = small_config.replace(
         ["training.epochs=30", "training.patience=1", "training.learning_rate=0.5"]
@@ -102,9 +283,7 @@ def test_training_stops_early_and_keeps_the_best_epoch(small_config, small_obser
 
 def _validation_loss(config, prepared, nowcaster):
     """Keras's mean over validation batches, weighted by their size, of this nowcaster."""
-    from nowcast.frames import Batches
     from nowcast.networks import build
-    from nowcast.training import window_of
 
     settings = nowcaster.settings
     network = build(
@@ -116,17 +295,19 @@ def _validation_loss(config, prepared, nowcaster):
     )
     network.set_weights(nowcaster.weights)
     batches = Batches(
-        prepared.frames,
-        times=prepared.times,
-        base_times=prepared.base_times(window_of(config), "validation"),
+        prepared.cache,
+        plan_of(config, prepared, "validation"),
         window=window_of(config),
-        transform=settings.transform,
         batch_size=config.training.batch_size,
     )
+    decode = prepared.cache.coding.decode
     loss = masked_loss(config.training.loss, settings.variable, settings.transform)
     parts = [
-        (len(inputs), float(loss(targets, np.asarray(network(inputs)))))
-        for inputs, targets in (batches[index] for index in range(len(batches)))
+        (len(inputs), float(loss(targets, np.asarray(network(as_inputs(inputs))))))
+        for inputs, targets in (
+            [settings.transform.forward(decode(codes)) for codes in batches[index]]
+            for index in range(len(batches))
+        )
     ]
     return sum(count * value for count, value in parts) / sum(count for count, _ in parts)
 

@@ -6,7 +6,7 @@ attributes that they were applied. See ``docs/quality.md``.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,6 +258,30 @@ def flag_names(flags: int) -> list[str]:
     ['low_coverage', 'frozen']
     """
     return [name for name, flag in FLAGS.items() if int(flags) & flag.mask]
+
+
+def without(observed: xr.Dataset, names: Collection[str]) -> xr.Dataset:
+    """Give the observations without the frames that have one of these flags: they are absent.
+
+    Parameters
+    ----------
+    observed
+        With ``quality_flag(time)``, as `nowcast.data.archive.open_archive` gives it.
+    names
+        Of `FLAGS`.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or the observations have no flags.
+    """
+    unknown = sorted(set(names) - set(FLAGS))
+    if unknown:
+        raise ValueError(f"unknown quality flags {', '.join(unknown)}; known: {', '.join(FLAGS)}")
+    if "quality_flag" not in observed.coords:
+        raise ValueError("only observations from an archive have quality flags; ingest the files")
+    masks = sum(FLAGS[name].mask for name in set(names))
+    return observed.isel(time=np.flatnonzero((observed["quality_flag"].values & masks) == 0))
 
 
 def clutter_map(

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 NOWCASTERS = {
     "persistence": "nowcast.nowcasters.persistence:Persistence",
     "extrapolation": "nowcast.nowcasters.extrapolation:Extrapolation",
+    "periodic": "nowcast.nowcasters.periodic:Periodic",
 }
-BASELINES = ("persistence", "extrapolation")
+BASELINES = ("persistence", "extrapolation")  # of rain; where nothing else is asked for
 
 
 @runtime_checkable

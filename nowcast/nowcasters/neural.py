@@ -13,13 +13,16 @@ import xarray as xr
 
 from nowcast.conventions import Variable, build_nowcast, check_nowcast, grid_spacing
 from nowcast.durable import replacing_folder, sha256
-from nowcast.frames import Window, as_inputs, check_observed, input_frames
+from nowcast.frames import Window, as_inputs, check_observed, input_frames, tiles
 from nowcast.networks import build, settings_of, version_of
 from nowcast.rainrate import Transform
 
 FORMAT = 1
 SETTINGS, WEIGHTS, MANIFEST = "settings.json", "network.weights.h5", "manifest.json"
 SPACING_TOLERANCE = 0.01  # part by which a grid spacing may differ from the one trained on
+LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut into tiles
+TILE = 512  # pixels along y and x, of a network that takes any grid
+OVERLAP = 0.25  # part of a tile's shorter side that it shares with its neighbour
 LARGEST_SETTINGS = 1_000_000  # bytes
 LARGEST_WEIGHTS = 2_000_000_000  # bytes
 
@@ -152,17 +155,34 @@ class NeuralNowcaster:
             raise ValueError(
                 f"this nowcaster needs {self.settings.window.input_frames} frames; received {count}"
             )
-        tall, wide = self._padded(height), self._padded(width)
-        padding = ((0, 0), (0, 0), (0, tall - height), (0, wide - width))
-        scaled = self.settings.transform.forward(frames.astype(np.float32))
-        inputs = as_inputs(np.pad(scaled, padding, constant_values=np.nan))
-        outputs = np.asarray(self._network((tall, wide))(inputs, training=False))
-        values = self.settings.transform.inverse(outputs[:, :, :height, :width, 0])
+        values = np.zeros((len(frames), self.settings.window.lead_frames, height, width))
+        for (rows, columns), weights in self._tiles((height, width)):
+            values[..., rows, columns] += weights * self._forecast(frames[..., rows, columns])
         values = np.clip(values, self.settings.variable.valid_min, self.settings.variable.valid_max)
         seen = np.isfinite(frames).all(axis=1, keepdims=True)
         if np.isnan(values).any():  # it would pass for "not observed"
             raise ValueError(f"network {self.settings.network!r} gave NaN; train it again")
         return np.where(seen, values, np.nan).astype(np.float32)
+
+    def _tiles(self, grid: tuple[int, int]) -> list[tuple[tuple[slice, slice], np.ndarray]]:
+        """Cut a grid that the network cannot take, or that is too large, into tiles that blend."""
+        size = grid
+        if not self.settings.takes_any_grid:
+            size = self.settings.grid
+        elif grid[0] * grid[1] > LARGEST_GRID:
+            size = (min(grid[0], self._padded(TILE)), min(grid[1], self._padded(TILE)))
+        return tiles(grid, size, int(OVERLAP * min(size)))
+
+    def _forecast(self, frames: np.ndarray) -> np.ndarray:
+        """Give what the network makes of one tile, in physical units."""
+        height, width = frames.shape[2:]
+        tall, wide = self._padded(height), self._padded(width)
+        padding = ((0, 0), (0, 0), (0, tall - height), (0, wide - width))
+        scaled = self.settings.transform.forward(frames.astype(np.float32))
+        inputs = as_inputs(np.pad(scaled, padding, constant_values=np.nan))
+        outputs = np.asarray(self._network((tall, wide))(inputs, training=False))
+        values: np.ndarray = self.settings.transform.inverse(outputs[:, :, :height, :width, 0])
+        return values
 
     def save(self, folder: Path | str) -> Path:
         """Write settings, weights and their hashes to a folder, whole or not at all."""
@@ -266,10 +286,10 @@ def _check_grid(settings: NeuralSettings, observed: xr.Dataset) -> None:
             "average them (--set data.coarsen=2), or train on them"
         )
     grid = (observed.sizes["y"], observed.sizes["x"])
-    if not settings.takes_any_grid and grid != settings.grid:
+    if not settings.takes_any_grid and (np.array(grid) < settings.grid).any():
         raise ValueError(
-            f"network {settings.network!r} only takes the grid it was trained on, "
-            f"{settings.grid}; the observations have {grid}; train on it, or a convlstm"
+            f"network {settings.network!r} takes grids of {settings.grid}, on which it was trained,"
+            f" or larger; the observations have {grid}; train on them, or a convlstm"
         )
 
 

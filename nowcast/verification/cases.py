@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,6 @@ from nowcast.nowcasters import BASELINES, Nowcaster
 from nowcast.verification.scores import DEFINITIONS, from_sums, sums
 
 SCORING_VERSION = 1  # raised by hand whenever a score would come out otherwise
-MISSING_RULE = (
-    "counted: pixels observed at the valid time and reached by persistence and extrapolation; "
-    "what a nowcaster leaves missing there counts as no rain"
-)
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,8 @@ class Protocol:
         Which ones.
     lead_minutes, thresholds
         What was scored.
+    baselines
+        Whose reach decides which pixels count: by name, the frames that each uses.
     missing_rule
         Which pixels count.
     scoring_version
@@ -57,7 +55,8 @@ class Protocol:
     base_times_sha256: str
     lead_minutes: tuple[float, ...]
     thresholds: tuple[float, ...]
-    missing_rule: str = MISSING_RULE
+    baselines: dict[str, dict[str, float]]
+    missing_rule: str
     scoring_version: int = SCORING_VERSION
 
     @property
@@ -126,6 +125,7 @@ def verify(
     base_times: pd.DatetimeIndex,
     lead_times: pd.TimedeltaIndex,
     thresholds: tuple[float, ...],
+    baselines: Sequence[str] = BASELINES,
     batch_cases: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
@@ -134,13 +134,14 @@ def verify(
     Parameters
     ----------
     nowcasters
-        By name; persistence and extrapolation must be among them, since their reach is part of
-        what is counted.
+        By name; the baselines must be among them, since their reach is part of what is counted.
     observed
         Observations that hold the valid times; one that is absent counts as missing.
     base_times, lead_times, thresholds
-        The cases; thresholds in the units of the variable. A base time of which an input frame has
-        no observed pixel is left out for every nowcaster.
+        The cases; thresholds in the units of the variable, and none for no categorical scores. A
+        base time of which an input frame has no observed pixel is left out for every nowcaster.
+    baselines
+        Names of those that everything is compared with.
     batch_cases
         Cases in memory at a time.
     progress
@@ -160,11 +161,11 @@ def verify(
     """
     from nowcast.data.observations import fingerprint
 
-    absent = [name for name in BASELINES if name not in nowcasters]
-    if absent or not len(base_times):
+    absent = [name for name in baselines if name not in nowcasters]
+    if absent or not baselines or not len(base_times):
         raise ValueError(
-            f"a verification needs a case or more ({len(base_times)} given) and the baselines "
-            f"{', '.join(BASELINES)} (absent: {', '.join(absent) or 'none'})"
+            f"a verification needs a case or more ({len(base_times)} given) and one or more "
+            f"baselines: {', '.join(baselines)} (absent: {', '.join(absent) or 'none'})"
         )
     variable, step = known_variable(observed), step_of(observed)
     inputs = {(one.input_frames, one.step or step) for one in nowcasters.values()}
@@ -176,8 +177,14 @@ def verify(
         near = _near(observed, batch, offsets[0], lead_times[-1])
         seen = _with_sight(near, batch, offsets)
         used += list(seen)
-        sums_of = _batch_sums(nowcasters, near, seen, lead_times, thresholds) if len(seen) else {}
-        for name, part in sums_of.items():
+        parts = {}
+        if len(seen):
+            forecasts = {
+                name: one.nowcast(near, base_times=seen, lead_times=lead_times)[variable.name]
+                for name, one in nowcasters.items()
+            }
+            parts = _batch_sums(forecasts, near[variable.name], thresholds, baselines)
+        for name, part in parts.items():
             totals[name] = totals[name] + part if name in totals else part
         if progress:
             progress(first + len(batch))
@@ -194,6 +201,8 @@ def verify(
         base_times_sha256=hashlib.sha256(str(list(base_times)).encode()).hexdigest(),
         lead_minutes=tuple(lead_times.total_seconds() / 60),
         thresholds=tuple(thresholds),
+        baselines={name: _frames_of(nowcasters[name], step) for name in baselines},
+        missing_rule=_missing_rule(variable, baselines),
     )
     return _as_dataset(totals, variable, protocol)
 
@@ -228,34 +237,45 @@ def _with_sight(
 
 
 def _batch_sums(
-    nowcasters: Mapping[str, Nowcaster],
-    near: xr.Dataset,
-    batch: pd.DatetimeIndex,
-    lead_times: pd.TimedeltaIndex,
+    forecasts: Mapping[str, xr.DataArray],
+    observed: xr.DataArray,
     thresholds: tuple[float, ...],
+    baselines: Sequence[str],
 ) -> dict[str, xr.Dataset]:
-    name = known_variable(near).name
-    forecasts = {
-        key: one.nowcast(near, base_times=batch, lead_times=lead_times)[name]
-        for key, one in nowcasters.items()
-    }
-    valid = forecasts[BASELINES[0]]["valid_time"]
-    truth = near[name].reindex(time=np.unique(valid)).sel(time=valid).drop_vars("time")
+    valid = forecasts[baselines[0]]["valid_time"]
+    truth = observed.reindex(time=np.unique(valid)).sel(time=valid).drop_vars("time")
     counted = truth.notnull()
-    for baseline in BASELINES:
+    for baseline in baselines:
         counted = counted & forecasts[baseline].notnull()
     truth = truth.where(counted)
     result = {}
-    for key, forecast in forecasts.items():
+    for name, forecast in forecasts.items():
         left = (counted & forecast.isnull()).sum(("base_time", "y", "x"))
-        if name not in VARIABLES and int(left.sum()):
+        if observed.name not in VARIABLES and int(left.sum()):
             raise ValueError(
-                f"{key} leaves {int(left.sum())} pixels missing where it is scored; only for rain "
+                f"{name} leaves {int(left.sum())} pixels missing where it is scored; only for rain "
                 "does missing count as none; issue on the whole of what the baselines reach"
             )
         filled = forecast.fillna(0.0).where(counted)
-        result[key] = sums(filled, truth, list(thresholds)).assign(left_missing=left)
+        result[name] = sums(filled, truth, list(thresholds)).assign(left_missing=left)
     return result
+
+
+def _missing_rule(variable: Variable, baselines: Sequence[str]) -> str:
+    """Give which pixels count, in words; only of rain can missing be taken for none."""
+    left = (
+        "what a nowcaster leaves missing there counts as no rain"
+        if variable.name in VARIABLES
+        else "a nowcaster that leaves one of them missing is refused"
+    )
+    reached = " and ".join(baselines)
+    return f"counted: pixels observed at the valid time and reached by {reached}; {left}"
+
+
+def _frames_of(nowcaster: Nowcaster, step: pd.Timedelta) -> dict[str, float]:
+    """Give which frames a nowcaster uses, as the protocol tells it."""
+    minutes = (nowcaster.step or step) / pd.Timedelta(minutes=1)
+    return {"input_frames": nowcaster.input_frames, "step_minutes": minutes}
 
 
 def _as_dataset(

@@ -27,7 +27,7 @@ def sums(forecast: xr.DataArray, observed: xr.DataArray, thresholds: list[float]
     forecast, observed : (base_time, lead_time, y, x)
         In the same units; NaN where the pixel must not count, in both alike.
     thresholds
-        An event is a value at or above one.
+        An event is a value at or above one; without any, nothing is counted by threshold.
 
     Returns
     -------
@@ -38,9 +38,7 @@ def sums(forecast: xr.DataArray, observed: xr.DataArray, thresholds: list[float]
     pooled = ("base_time", "y", "x")
     counted = observed.notnull()
     error = (forecast - observed).astype(np.float64)
-    at = xr.DataArray(thresholds, dims="threshold", coords={"threshold": thresholds})
-    said = xr.concat([(forecast >= value) & counted for value in thresholds], dim=at)
-    happened = xr.concat([(observed >= value) & counted for value in thresholds], dim=at)
+    said, happened = (_events(field, thresholds) & counted for field in (forecast, observed))
     hits = (said & happened).sum(pooled)
     number = counted.sum(pooled)
     false_alarms, misses = said.sum(pooled) - hits, happened.sum(pooled) - hits
@@ -56,6 +54,16 @@ def sums(forecast: xr.DataArray, observed: xr.DataArray, thresholds: list[float]
             "squared_error": (error**2).sum(pooled),
         }
     )
+
+
+def _events(field: xr.DataArray, thresholds: list[float]) -> xr.DataArray:
+    """Give whether each value is at or above each threshold, ``threshold`` first."""
+    at = xr.DataArray(
+        np.asarray(thresholds, field.dtype),  # else 0.7 as float32 would be below 0.7
+        dims="threshold",
+        coords={"threshold": np.asarray(thresholds, np.float64)},
+    )
+    return at <= field
 
 
 def from_sums(total: xr.Dataset) -> xr.Dataset:

@@ -23,7 +23,7 @@ EXAMPLES = int(os.environ.get("NOWCAST_EXAMPLES", "12"))
 
 @pytest.fixture(scope="module")
 def arrivals(tmp_path_factory):
-    """Ten inputs for six slots: two corrections, a duplicate, a damaged file, two of one file."""
+    """Nine inputs for six slots: two corrections, a duplicate, a damaged file, two of one file."""
     return feed(tmp_path_factory.mktemp("feed"))
 
 

@@ -31,6 +31,7 @@ from nowcast.data.quality import (
     quality_flags,
     quality_variable,
     save_clutter_map,
+    without,
 )
 from nowcast.data.synthetic import synthesise
 
@@ -650,3 +651,16 @@ def test_one_wet_night_of_knmi_is_not_enough_for_a_clutter_map(shared_data):
     observed = open_observations(shared_data / "radar" / "knmi_hdf5" / "*.h5")
     with pytest.raises(ValueError, match="there are 0 on 0 days"):
         clutter_map(observed)
+
+
+def test_flagged_frames_are_left_out_by_name():
+    times = np.arange("2024-06-01T12:00", "2024-06-01T12:20", 5, dtype="datetime64[m]")
+    times = times.astype("datetime64[ns]")
+    flags = quality_variable(times, np.array([0, 8, 32, 9]))
+    observed = xr.Dataset({"rain_rate": ("time", [0.0, 1, 2, 3])}, {"quality_flag": flags})
+    kept = without(observed, ("frozen", "all_missing"))
+    assert list(kept["rain_rate"].values) == [0, 2]
+    with pytest.raises(ValueError, match="unknown quality flags ice; known: all_missing"):
+        without(observed, ("ice",))
+    with pytest.raises(ValueError, match="ingest the files"):
+        without(observed.drop_vars("quality_flag"), ("frozen",))

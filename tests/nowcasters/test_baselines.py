@@ -7,6 +7,7 @@ from nowcast.nowcasters import BASELINES, NOWCASTERS, open_nowcaster
 from nowcast.testing import check_nowcaster
 
 LEADS = pd.to_timedelta([10, 20], unit="min")
+OWN = {"periodic": {"period": pd.Timedelta("40min"), "step": pd.Timedelta("10min")}}
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def observed():
 
 @pytest.mark.parametrize("name", sorted(NOWCASTERS))
 def test_every_named_nowcaster_keeps_the_contract(name, observed):
-    check_nowcaster(open_nowcaster(name), observed)
+    check_nowcaster(open_nowcaster(name, **OWN.get(name, {})), observed)
 
 
 def test_the_baselines_are_nowcasters():
@@ -99,7 +100,7 @@ def test_missing_pixels_move_with_the_rain_and_stay_missing(observed):
 
 
 def test_an_unknown_nowcaster_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="known are persistence, extrapolation"):
+    with pytest.raises(ValueError, match="known are persistence, extrapolation, periodic"):
         open_nowcaster("optical_flow")
 
 

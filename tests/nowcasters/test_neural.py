@@ -112,11 +112,52 @@ def test_a_lead_time_it_does_not_give_is_refused(nowcaster, small_observed):
         )
 
 
-def test_another_grid_is_taken_or_refused(nowcaster):
+def test_a_larger_grid_is_taken_whole_or_in_tiles(nowcaster):
     larger = synthesise(hours=2, size=22).load()
+    values = _nowcast(nowcaster, larger)
+    assert values.shape == (2, 2, 22, 22)
+    assert np.isfinite(values).all()
+    if not nowcaster.settings.takes_any_grid:
+        # The next tile begins at pixel 22 - 16; before, there is what the network makes of one.
+        corner = larger.isel(y=slice(16), x=slice(16))
+        np.testing.assert_allclose(
+            values[..., :6, :6], _nowcast(nowcaster, corner)[..., :6, :6], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_smaller_grid_is_taken_or_refused(nowcaster):
+    smaller = synthesise(hours=2, size=12).load()
     if nowcaster.settings.takes_any_grid:
-        assert _nowcast(nowcaster, larger).shape == (2, 2, 22, 22)
-        assert np.isfinite(_nowcast(nowcaster, larger)).all()
+        assert np.isfinite(_nowcast(nowcaster, smaller)).all()
     else:
-        with pytest.raises(ValueError, match="only takes the grid it was trained on"):
-            _nowcast(nowcaster, larger)
+        with pytest.raises(ValueError, match=r"takes grids of \(16, 16\), .* or larger"):
+            _nowcast(nowcaster, smaller)
+
+
+def test_tiles_of_a_local_function_equal_the_whole_away_from_seams(nowcaster, monkeypatch):
+    """The mean of the pixels around each, as of a network that sees two pixels far."""
+    from scipy.ndimage import uniform_filter
+
+    from nowcast.nowcasters import neural
+
+    def local(_, frames):
+        means = uniform_filter(frames[:, -1:], size=(1, 1, 5, 5), mode="constant")
+        return np.repeat(means, 2, axis=1)
+
+    monkeypatch.setattr(NeuralNowcaster, "_forecast", local)
+    frames = np.random.default_rng(0).uniform(0, 9, (2, 3, 50, 70)).astype(np.float32)
+    whole = local(None, frames)
+    monkeypatch.setattr(neural, "LARGEST_GRID", 100)
+    monkeypatch.setattr(neural, "TILE", 32)
+    tiled = nowcaster.forecast(frames)
+    size = nowcaster.settings.grid if not nowcaster.settings.takes_any_grid else (32, 32)
+    seam = np.zeros((50, 70), bool)
+    for (rows, columns), _ in nowcaster._tiles((50, 70)):
+        assert (rows.stop - rows.start, columns.stop - columns.start) == size
+        for edge in {rows.start, rows.stop} - {0, 50}:
+            seam[max(edge - 2, 0) : edge + 2, columns] = True
+        for edge in {columns.start, columns.stop} - {0, 70}:
+            seam[rows, max(edge - 2, 0) : edge + 2] = True
+    assert 0.1 < seam.mean() < 0.9
+    np.testing.assert_allclose(tiled[..., ~seam], whole[..., ~seam], rtol=1e-5)
+    assert np.abs(tiled - whole)[..., seam].max() > 0.01

@@ -200,6 +200,98 @@ def test_missing_is_not_taken_for_zero_where_zero_means_something(observed, base
         _verify({**baselines, "shy": Shy()}, kelvin)
 
 
+@pytest.fixture(scope="module")
+def kelvin():
+    """Three days of hourly temperature: a daily cycle, some missing, and a trend of 1 K a day."""
+    hours = np.arange(72)
+    cycle = 280 + 5 * np.sin(2 * np.pi * hours / 24) + hours / 24
+    values = (cycle[:, None, None] + np.zeros((1, 3, 4))).astype(np.float32)
+    values[30, 0, 0] = np.nan
+    return xr.Dataset(
+        {"t2m": (("time", "y", "x"), values, {"units": "K", "grid_mapping": "crs"})},
+        coords={
+            "time": pd.date_range("2024-03-01", periods=72, freq="1h"),
+            "y": ("y", 50.0 + np.arange(3), {"units": "degrees_north"}),
+            "x": ("x", np.arange(4.0), {"units": "degrees_east"}),
+            "crs": ((), 0, {"grid_mapping_name": "latitude_longitude"}),
+        },
+    )
+
+
+def _verify_kelvin(kelvin, *, period="24h", thresholds=(), names=("persistence", "periodic")):
+    own = {"periodic": {"period": pd.Timedelta(period), "step": pd.Timedelta("1h")}}
+    nowcasters = {name: open_nowcaster(name, **own.get(name, {})) for name in names}
+    return verify(
+        nowcasters,
+        kelvin,
+        base_times=kelvin["time"].to_index()[30:36],
+        lead_times=pd.to_timedelta([6, 24], unit="h"),
+        thresholds=thresholds,
+        baselines=names,
+    )
+
+
+def test_other_variables_are_scored_without_thresholds_beside_baselines_of_their_own(kelvin):
+    scores = _verify_kelvin(kelvin)
+    assert scores["csi"].size == 0
+    yesterday = scores.sel(nowcaster="periodic")
+    # The trend is 1 K a day and the cycle the same every day: yesterday is 1 K too cold.
+    assert yesterday["me"].values == pytest.approx(-1.0, abs=1e-4)
+    assert yesterday["mae"].values == pytest.approx(1.0, abs=1e-4)
+    still = scores.sel(nowcaster="persistence")
+    assert still["mae"].values[0] > 3
+    assert still["mae"].values[1] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_scores_without_thresholds_are_written_and_read_again(kelvin, tmp_path):
+    from nowcast.verification import save_scores
+
+    scores = _verify_kelvin(kelvin)
+    with xr.open_dataset(save_scores(scores, tmp_path / "scores.nc")) as read:
+        xr.testing.assert_equal(read.load(), scores)
+
+
+def test_only_what_every_baseline_reaches_is_counted(kelvin):
+    one = dict(lead_time=pd.Timedelta("24h"))
+    both = _verify_kelvin(kelvin)["number"].sel(one)
+    # Frame 30, of which a pixel is missing, is what both repeat for the first base time.
+    assert both.values.tolist() == [6 * 12 - 1] * 2
+    alone = _verify_kelvin(kelvin, names=("persistence",))["number"].sel(one)
+    assert alone.values.tolist() == [6 * 12 - 1]
+    six = dict(lead_time=pd.Timedelta("6h"))
+    assert _verify_kelvin(kelvin)["number"].sel(six).values.tolist() == [6 * 12 - 1] * 2
+
+
+def test_the_protocol_tells_the_baselines_and_that_missing_is_no_value(kelvin):
+    import json
+
+    protocol = json.loads(_verify_kelvin(kelvin).attrs["protocol"])
+    assert protocol["baselines"] == {
+        "persistence": {"input_frames": 1, "step_minutes": 60.0},
+        "periodic": {"input_frames": 24, "step_minutes": 60.0},
+    }
+    assert protocol["missing_rule"].startswith(
+        "counted: pixels observed at the valid time and reached by persistence and periodic; "
+    )
+    assert protocol["missing_rule"].endswith("is refused")
+    hashes = {
+        _verify_kelvin(kelvin, **change).attrs["protocol_sha256"]
+        for change in ({}, {"period": "12h"}, {"names": ("persistence",)}, {"thresholds": (283.0,)})
+    }
+    assert len(hashes) == 4
+
+
+def test_no_baseline_at_all_is_refused(kelvin):
+    with pytest.raises(ValueError, match="one or more baselines"):
+        _verify_kelvin(kelvin, names=())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_value_at_a_threshold_that_binary_numbers_round_is_an_event(dtype):
+    at = _array([0.7, 0.69]).astype(dtype)
+    assert sums(at, at, [0.7])["tp_count"].item() == 1
+
+
 def test_the_baselines_cannot_be_left_out(observed, baselines):
     with pytest.raises(ValueError, match="absent: extrapolation"):
         _verify({"persistence": baselines["persistence"]}, observed)

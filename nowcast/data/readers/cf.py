@@ -125,7 +125,9 @@ def _chunk(dataset: xr.Dataset, time: str, path: Path) -> xr.Dataset:
     fitting = LARGEST_CHUNK // (largest * np.dtype(np.float32).itemsize)
     frames = max([1, *stored])
     size = frames * max(1, min(FRAMES_PER_CHUNK, fitting) // frames)
-    token = f"{path.resolve()}-{path.stat().st_mtime_ns}"
+    # A chunk that is rewritten in a Zarr store does not touch its folder.
+    parts = [path, *path.rglob("*")] if path.is_dir() else [path]
+    token = f"{path.resolve()}-{max(part.stat().st_mtime_ns for part in parts)}"
     return dataset.chunk({time: size}, token=token)
 
 
