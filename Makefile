@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+PROOF := proof
+RADAR := $(or $(NOWCAST_SHARED_DATA),../shared/data)/radar
 export MLFLOW_DISABLE_TELEMETRY := true
 export TF_CPP_MIN_LOG_LEVEL := 2
 
@@ -13,7 +15,7 @@ MODULES = $(shell cd nowcast && find . -name "*.py" ! -name served_model.py ! -p
   | sed -e "s,^\./,nowcast.,; s,/__init__\.py$$,,; s,\.py$$,,; s,/,.,g" | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format docs clean
+.PHONY: help install demo test proof check format docs clean
 
 help: ## List these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -32,7 +34,20 @@ demo: $(INSTALLED) ## The whole line on synthetic rain: observe, train, verify, 
 	$(BIN)/nowcast demo
 
 test: $(INSTALLED) ## All tests: unit, contract, doctest, notebook, end to end
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# One after the other, since the parts measure: each writes its figures, and all run if one fails.
+proof: $(INSTALLED) ## The long proofs, in about an hour: crashes, hostile files, orders, clusters, speed
+	@mkdir -p $(PROOF)
+	@failed=; run() { echo "== $$*"; "$$@" || failed="$$failed $$3"; }; \
+	run $(BIN)/python -m pytest -q -m proof; \
+	run $(BIN)/python -m benchmarks.reliability crash --out $(PROOF)/crash.json; \
+	run $(BIN)/python -m benchmarks.reliability corrupt --out $(PROOF)/corrupt.json; \
+	run $(BIN)/python -m benchmarks.reliability feed --out $(PROOF)/feed.json; \
+	run $(BIN)/python -m benchmarks.data --out $(PROOF)/data.json; \
+	if test -d "$(RADAR)"; then \
+	  run $(BIN)/python -m benchmarks.radar_families $(RADAR) --out $(PROOF)/families.json; fi; \
+	if test -n "$$failed"; then echo "failed:$$failed"; exit 1; fi; echo "figures are in $(PROOF)/"
 
 check: $(INSTALLED) ## Lint and types: ruff, mypy
 	$(BIN)/ruff check .

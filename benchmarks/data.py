@@ -5,12 +5,12 @@ all of `PARTS`. Every figure of a part comes from one run, its candidates side b
 
 feed
     Shuffled windows of 20 frames of 256 x 256, batch 8, from the same 2,000 frames of synthetic
-    rain: the training cache by `nowcast.training.feed`, xbatcher, and xarray with Dask per batch,
-    each handed to ``keras.Model.fit``; and, as the bound, a loop that copies the same windows from
-    a `numpy.memmap` of the cache's file into one array. The model that is fitted is one dense
-    layer on one pixel of each input frame, its loss on one pixel of the targets: it takes over
-    every batch whole and computes next to nothing. xbatcher and Dask read an uncompressed netCDF
-    file of 32-bit floats, which spares them decoding.
+    rain: the training cache by both feeds of `nowcast.training`, xbatcher, and xarray with Dask
+    per batch, each handed to ``keras.Model.fit``; and, as the bound, a loop that copies the same
+    windows from a `numpy.memmap` of the cache's file into one array. The model that is fitted is
+    one dense layer on one pixel of each input frame, its loss on one pixel of the targets: it takes
+    over every batch whole and computes next to nothing. xbatcher and Dask read an uncompressed
+    netCDF file of 32-bit floats, which spares them decoding.
 taasrad19
     Making the cache of TAASRAD19's training frames, if ``NOWCAST_SHARED_DATA`` names its folder.
 
@@ -160,13 +160,14 @@ def _bound(work: Path, batches: int) -> float:
     return time.perf_counter() - started
 
 
-def _cache(work: Path, batches: int, *, workers: int) -> float:
+def _cache(work: Path, batches: int, *, by: str, workers: int) -> float:
     from nowcast import training
 
+    feed = {"PyDataset": training.feed, "tf.data": training.feed_tf_data}[by]
     cache, _ = _opened(work)
     windows = Batches(cache, plan(cache, WINDOW, EVER), window=WINDOW, batch_size=BATCH, seed=SEED)
     model = _one_layer(cache.coding.dtype)
-    return _fitted(model, training.feed(windows, workers=workers, limit=batches))
+    return _fitted(model, feed(windows, workers=workers, limit=batches))
 
 
 def _xbatcher(work: Path, batches: int) -> float:
@@ -201,12 +202,17 @@ def _dask(work: Path, batches: int) -> float:
 
 CANDIDATES = {
     "bound": Candidate(_bound),
-    "cache, 1 worker": Candidate(functools.partial(_cache, workers=1)),
-    "cache, 2 workers": Candidate(functools.partial(_cache, workers=2)),
+    "cache by PyDataset, 1 worker": Candidate(functools.partial(_cache, by="PyDataset", workers=1)),
+    "cache by PyDataset, 2 workers": Candidate(
+        functools.partial(_cache, by="PyDataset", workers=2)
+    ),
+    "cache by tf.data, 2 workers": Candidate(functools.partial(_cache, by="tf.data", workers=2)),
     "xbatcher": Candidate(_xbatcher, most=30),
     "xarray and Dask": Candidate(_dask, most=30),
     "bound, cold": Candidate(_bound, cold=True),
-    "cache, 2 workers, cold": Candidate(functools.partial(_cache, workers=2), cold=True),
+    "cache by PyDataset, 2 workers, cold": Candidate(
+        functools.partial(_cache, by="PyDataset", workers=2), cold=True
+    ),
 }
 
 
@@ -248,7 +254,7 @@ def _one_layer(dtype: str) -> Any:
 
 def _fitted(model: Any, batches: Any) -> float:
     started = time.perf_counter()
-    model.fit(batches, epochs=1, verbose=0)
+    model.fit(batches, epochs=1, shuffle=False, verbose=0)
     return time.perf_counter() - started
 
 

@@ -4,6 +4,7 @@
 Dask, logs to MLflow and saves. Batches hold the cache's codes, which become values on the device.
 """
 
+import itertools
 import json
 import logging
 import math
@@ -306,6 +307,7 @@ def fit(
         validation_data=feed(validation, workers=section.workers),
         epochs=section.epochs,
         callbacks=_callbacks(section, on_epoch, steps=section.epochs * steps),
+        shuffle=False,  # the batches are; Keras would draw their order once more by a global seed
         verbose=verbose,
     )
     weights = network.get_weights()
@@ -473,6 +475,40 @@ def feed(batches: Batches, *, workers: int = 1, limit: int = 0) -> Any:
 
     # Each batch that waits is memory that is not in the processor's cache when it is written.
     return Feed(workers=workers, max_queue_size=workers)
+
+
+def feed_tf_data(batches: Batches, *, workers: int = 1, limit: int = 0) -> Any:
+    """Give the same batches in the same order as a `tf.data.Dataset`; needs TensorFlow.
+
+    Batches are drawn anew at the start of each iteration but the first: one iteration at a time.
+
+    Parameters
+    ----------
+    batches, workers, limit
+        See `feed`.
+    """
+    import tensorflow as tf
+
+    count = min(limit or len(batches), len(batches))
+    likes = batches[0]
+    epochs = itertools.count()
+
+    def numbers() -> range:
+        # Not at the end of an iteration: its last numbers are handed out before they are read.
+        if next(epochs):
+            batches.next_epoch()
+        return range(count)
+
+    def read(number: Any) -> tuple[Any, ...]:
+        arrays = tf.numpy_function(batches.__getitem__, [number], [like.dtype for like in likes])
+        return tuple(
+            tf.ensure_shape(array, (None, *like.shape[1:]))  # the last batch may be smaller
+            for array, like in zip(arrays, likes, strict=True)
+        )
+
+    numbered = tf.data.Dataset.from_generator(numbers, output_signature=tf.TensorSpec((), tf.int64))
+    read_ahead = numbered.map(read, num_parallel_calls=workers, deterministic=True).prefetch(1)
+    return read_ahead.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def _callbacks(

@@ -12,6 +12,7 @@ from nowcast.frames import Batches, as_inputs
 from nowcast.rainrate import Transform, to_reflectivity
 from nowcast.training import (
     feed,
+    feed_tf_data,
     fit,
     masked_loss,
     on_codes,
@@ -143,6 +144,75 @@ def test_keras_gets_every_batch_in_order_and_whole(small_config, small_observed,
     model = keras.Model(codes, total)
     found = model.predict(feed(batches, workers=workers), verbose=0)
     assert found.tolist() == expected
+
+
+def _drawn(config, prepared, **settings):
+    """Batches of two, of which the last of an epoch is smaller."""
+    planned = plan_of(config, prepared, "train")
+    assert len(planned) % 2
+    window = window_of(config)
+    return Batches(prepared.cache, planned, window=window, batch_size=2, seed=4, **settings)
+
+
+def test_tf_data_gives_every_byte_of_two_epochs_while_memory_is_used_again(
+    small_config, small_observed, tmp_path
+):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    batches = _drawn(small_config, prepared, augment=True)
+    expected = []
+    for _ in range(2):
+        expected.append([[part.copy() for part in batches[n]] for n in range(len(batches))])
+        batches.next_epoch()
+    dataset = feed_tf_data(_drawn(small_config, prepared, augment=True), workers=3)
+    # Kept until all are read: one that aliased memory given away would have been overwritten.
+    kept = [list(dataset) for _ in range(2)]
+    for epoch, wanted in zip(kept, expected, strict=True):
+        assert len(epoch) == len(wanted)
+        for found, parts in zip(epoch, wanted, strict=True):
+            for mine, its in zip(found, parts, strict=True):
+                assert mine.dtype == its.dtype
+                np.testing.assert_array_equal(mine.numpy(), its)
+    assert any(
+        (one[0] != other[0]).any()
+        for one, other in zip(expected[0][:-1], expected[1][:-1], strict=True)
+    )
+
+
+def test_tf_data_knows_shapes_and_counts(small_config, small_observed, tmp_path):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    batches = _drawn(small_config, prepared)
+    dataset = feed_tf_data(batches, workers=2, limit=3)
+    inputs, targets = dataset.element_spec
+    assert inputs.shape.as_list() == [None, 3, 16, 16]
+    assert targets.shape.as_list() == [None, 2, 16, 16, 1]
+    assert dataset.cardinality() == len(list(dataset)) == 3
+    assert feed_tf_data(batches).cardinality() == len(batches)
+
+
+def test_both_feeds_train_alike_to_the_last_digit(
+    small_config, small_observed, tmp_path, monkeypatch
+):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    settings = ["training.epochs=3", "training.augment=true", "training.workers=2"]
+    config = small_config.replace(settings)
+    histories, weights = [], []
+    for one in (feed, feed_tf_data):
+        monkeypatch.setattr("nowcast.training.feed", one)
+        history = []
+        fitted = fit(
+            config,
+            prepared,
+            on_epoch=lambda _, figures, to=history: to.append(
+                (figures["loss"], figures["val_loss"])
+            ),
+            verbose=0,
+        )
+        histories.append(history)
+        weights.append(fitted.weights)
+    assert histories[0] == histories[1]
+    assert len(set(histories[0])) == 3
+    for mine, its in zip(*weights, strict=True):
+        np.testing.assert_array_equal(mine, its)
 
 
 def test_the_number_of_threads_changes_no_weight(small_config, small_observed, tmp_path):

@@ -36,7 +36,7 @@ from nowcast.conventions import (
     variable_of,
 )
 from nowcast.data import framefiles, index
-from nowcast.data.contracts import check_contract, contract_of
+from nowcast.data.contracts import check_contract, check_name, contract_of
 from nowcast.data.decoding import Overrun, decode
 from nowcast.data.framefiles import sanitise
 from nowcast.data.index import Frame
@@ -51,6 +51,8 @@ FILES_PER_BATCH = 32  # decoded together, then acknowledged in the index
 FRAMES_PER_CHECK = 256  # files of frames that one task checks
 LARGEST_COPY = 100_000_000  # bytes; a larger bad file is described in quarantine, not copied
 TASKS_AT_ONCE = 16  # of those
+CHECKSUMS = (".sha256", ".md5")  # of a sender, in a file of the same name and this beside it
+LONGEST_CHECKSUM = 200  # bytes of such a file that are read
 FUTURE = 120  # seconds that a sender's clock may be ahead of ours
 
 _DIGITS = re.compile(r"\d+")
@@ -360,8 +362,9 @@ def _unseen(
     report = IngestReport()
     for path in paths:
         try:
-            what = auxiliary(path)
+            what = _checksum_of(path) or auxiliary(path)
             digest = "" if what else _content_sha256(path)
+            _check_sent(path)
         except (OSError, ValueError) as error:
             report += IngestReport(refused=((str(path), first_line(error)),))
             continue
@@ -387,6 +390,27 @@ def _content_sha256(path: Path) -> str:
         raise ValueError("is neither a file nor a folder")
     parts = [f"{p.relative_to(path)} {durable.sha256(p)}" for p in path.rglob("*") if p.is_file()]
     return hashlib.sha256("\n".join(sorted(parts)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _checksum_of(path: Path) -> str:
+    """Tell what a file is that holds nothing but the checksum of the one beside it."""
+    beside = path.with_suffix("")
+    return f"checksum of {beside.name}" if path.suffix in CHECKSUMS and beside.is_file() else ""
+
+
+def _check_sent(path: Path) -> None:
+    """Refuse a file that is not what its sender's checksum, in a file beside it, promises."""
+    for suffix in CHECKSUMS:
+        sent = path.with_name(path.name + suffix)
+        if not (path.is_file() and sent.is_file()):
+            continue
+        with sent.open("rb") as file:
+            words = file.read(LONGEST_CHECKSUM).decode(errors="replace").lower().split()
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, suffix[1:]).hexdigest()
+        if words[:1] != [found]:
+            promised = " ".join(words[:1]) or "nothing"
+            raise ValueError(f"{sent.name} promises {promised}, but it is {found}; fetch it again")
 
 
 def _store(path: str, digest: str, task: _Task) -> tuple[list[Frame], str]:
@@ -435,7 +459,7 @@ def _checked(path: Path, task: _Task) -> tuple[list[xr.Dataset] | None, _Layout]
     """Check all of a file; give its blocks too if they are small enough to be kept."""
     layout, kept, size = _Layout(), [], 0
     for block in decode(path, reader=task.reader):
-        _check(block, task, layout)
+        _check(block, path.name, task, layout)
         size += block.nbytes
         if size <= LARGEST_KEPT:
             kept.append(block)
@@ -444,7 +468,7 @@ def _checked(path: Path, task: _Task) -> tuple[list[xr.Dataset] | None, _Layout]
     return (kept if size <= LARGEST_KEPT else None), layout
 
 
-def _check(block: xr.Dataset, task: _Task, layout: _Layout) -> None:
+def _check(block: xr.Dataset, file: str, task: _Task, layout: _Layout) -> None:
     name = variable_of(block)
     times = block["time"].values
     if (times.astype("datetime64[s]") != times).any():
@@ -457,6 +481,7 @@ def _check(block: xr.Dataset, task: _Task, layout: _Layout) -> None:
     contract = contract_of(source, product, extra)
     if contract:
         check_contract(block, contract)
+        check_name(file, block["time"].to_index(), contract)
     else:
         layout.unproven.add(name)
     layout.variables.add(name)

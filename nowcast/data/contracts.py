@@ -6,7 +6,10 @@ The products known are in ``contracts.toml``; ``docs/readers.md`` says how to ad
 """
 
 import dataclasses
+import datetime
 import functools
+import math
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ MANY_DISTINCT = 8  # wet values, from which on their common step says something.
 LONG_ODDS = 10_000  # ...as it does sooner if chance gives it once in so many times
 # Of float32, after a few operations: parts of a step, and of the number of steps.
 ROUNDING = (1e-2, 1e-6)
+
+_PAIRS = ("faintest", "heavy", "coverage", "middle")
 
 
 class ContractError(ValueError):
@@ -58,6 +63,14 @@ class Contract:
         Nominal times are whole multiples of it, counted from midnight; 0: any.
     interval_minutes
         Over which a frame is measured; 0: the sender does not say.
+    coverage
+        Least and greatest part of the grid that a frame may have observed. What falls short of
+        the usual is flagged, not refused; what exceeds the reach of the radars is no observation.
+    middle
+        Least and greatest median of the wet values of a frame with many of them.
+    name
+        What the name of a file holds, its nominal time in the codes of `strptime`; a file that
+        has another name is not judged by it.
     reference
         Where this comes from.
     """
@@ -75,6 +88,9 @@ class Contract:
     grid_ids: tuple[str, ...] = ()
     cadence_minutes: float = 0.0
     interval_minutes: float = 0.0
+    coverage: tuple[float, float] | tuple[()] = ()
+    middle: tuple[float, float] | tuple[()] = ()
+    name: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -164,6 +180,31 @@ def check_contract(block: xr.Dataset, contract: Contract) -> None:
     _check_steps(wet, contract)
     _check_levels(wet, contract)
     _check_distribution(values, wet, contract)
+    _check_coverage(block[contract.variable].values, contract)
+    _check_middle(wet, contract)
+
+
+def check_name(name: str, times: pd.DatetimeIndex, contract: Contract) -> None:
+    """Refuse a file whose name says another time than those of its frames.
+
+    Raises
+    ------
+    ContractError
+        With both.
+    """
+    digits = {"Y": r"\d{4}"}
+    pattern = re.sub("%(.)", lambda code: digits.get(code[1], r"\d{2}"), re.escape(contract.name))
+    found = re.search(pattern, name) if contract.name else None
+    if not found:
+        return
+    said = pd.Timestamp(datetime.datetime.strptime(found[0], contract.name))
+    if said not in times:
+        _refuse(
+            contract,
+            f"the nominal time in its file's name, which is {said.isoformat()}Z",
+            f"this holds the frame of {times[0].isoformat()}Z",
+            advice="check its times",
+        )
 
 
 def _contract(table: dict[str, Any]) -> Contract:
@@ -179,8 +220,8 @@ def _contract(table: dict[str, Any]) -> Contract:
     if table["variable"] not in VARIABLES:
         raise ValueError(f"{name}: {table['variable']!r} is none of {', '.join(VARIABLES)}")
     frozen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-    if any(len(frozen.get(pair, ())) not in (0, 2) for pair in ("faintest", "heavy")):
-        raise ValueError(f"{name}: faintest and heavy are pairs of numbers")
+    if any(len(frozen.get(pair, ())) not in (0, 2) for pair in _PAIRS):
+        raise ValueError(f"{name}: {', '.join(_PAIRS)} are pairs of numbers")
     return Contract(**frozen)
 
 
@@ -291,3 +332,23 @@ def _check_distribution(values: Any, wet: Any, contract: Contract) -> None:
         if found > part:
             promised = f"at most {part:.2%} of the observed pixels above {value:g} {contract.units}"
             _refuse(contract, promised, f"{found:.2%} are")
+
+
+def _check_coverage(values: Any, contract: Contract) -> None:
+    if not contract.coverage:
+        return
+    low, high = contract.coverage
+    parts = np.count_nonzero(~np.isnan(values), axis=(1, 2)) / math.prod(values.shape[1:])
+    for part in parts[(parts < low) | (parts > high)]:
+        promised = f"from {low:.1%} to {high:.1%} of the grid observed"
+        _refuse(contract, promised, f"{part:.1%} is", advice="check the codes for missing and dry")
+
+
+def _check_middle(wet: Any, contract: Contract) -> None:
+    if not contract.middle or wet.size < MANY_WET:
+        return
+    low, high = contract.middle
+    middle = float(np.median(wet))
+    if not low <= middle <= high:
+        promised = f"a median of wet values from {low:g} to {high:g} {contract.units}"
+        _refuse(contract, promised, f"this is {middle:g}")

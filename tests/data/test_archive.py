@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -471,6 +472,25 @@ def test_what_was_refused_by_another_version_is_tried_again(files, archive, monk
     monkeypatch.undo()
     assert ingest(files[0], archive).added == 1
     assert not list((archive / "quarantine").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["sha256", "md5"])
+def test_a_file_must_keep_the_checksum_that_its_sender_gave(files, archive, kind):
+    good, bad = files[:2]
+    for file in (good, bad):
+        digest = hashlib.new(kind, file.read_bytes()).hexdigest()
+        file.with_name(f"{file.name}.{kind}").write_text(f"{digest}  {file.name}\n")
+    content = bytearray(bad.read_bytes())
+    content[-1] ^= 1
+    bad.write_bytes(content)
+    report = ingest(good.parent, archive)
+    assert report.added == 5
+    assert [(path, "fetch it again" in reason) for path, reason in report.refused] == [
+        (str(bad), True)
+    ]
+    assert [what for _, what in report.skipped] == [
+        f"checksum of {file.name}" for file in (good, bad)
+    ]
 
 
 def test_a_frame_from_the_future_is_refused(tmp_path, archive):

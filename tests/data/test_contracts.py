@@ -14,6 +14,7 @@ from nowcast.data.contracts import (
     Contract,
     ContractError,
     check_contract,
+    check_name,
     contract_of,
     load_contracts,
 )
@@ -130,6 +131,40 @@ def test_values_beyond_the_greatest_and_below_none_are_refused(frame):
             check_contract(with_values(frame, values), contract(frame))
 
 
+def test_more_of_the_grid_than_the_radars_reach_is_refused(frame):
+    observed = float(np.isfinite(frame["rain_rate"]).mean())
+    check_contract(frame, contract(frame, coverage=(0.0, observed)))
+    with pytest.raises(ContractError, match="of the grid observed"):
+        check_contract(frame, contract(frame, coverage=(0.0, observed - 0.01)))
+
+
+def test_a_median_that_no_rain_has_is_refused(frame):
+    values = frame["rain_rate"].values
+    middle = float(np.median(values[values > 0]))
+    check_contract(frame, contract(frame, middle=(middle / 2, middle)))
+    with pytest.raises(ContractError, match="a median of wet values from"):
+        check_contract(frame, contract(frame, middle=(middle + 1, middle + 9)))
+
+
+@pytest.mark.parametrize(
+    ("name", "minutes", "fits"),
+    [
+        ("rain_%Y%m%d%H%M.gif", 0, True),
+        ("rain_%Y%m%d%H%M.gif", 60, False),
+        ("renamed.gif", 60, True),
+    ],
+)
+def test_a_name_that_holds_another_time_is_refused(frame, name, minutes, fits):
+    times = frame["time"].to_index()
+    file = (times[0] + pd.Timedelta(minutes=minutes)).strftime(name)
+    expected = contract(frame, name="_%Y%m%d%H%M")
+    if fits:
+        check_name(file, times, expected)
+        return
+    with pytest.raises(ContractError, match="the nominal time in its file's name"):
+        check_name(file, times, expected)
+
+
 def test_an_interval_of_another_length_is_refused(frame):
     with pytest.raises(ContractError, match="over 60 minutes; one is measured over 5"):
         check_contract(frame, contract(frame, interval_minutes=60))
@@ -236,7 +271,7 @@ def test_contracts_of_your_own_come_first(tmp_path):
         (MINE + "colour = 3\n", "colour unknown; known are source, product"),
         (MINE.replace("greatest", "#"), "greatest absent"),
         (MINE.replace("rain_rate", "rain"), "'rain' is none of rain_rate, reflectivity"),
-        (MINE + "heavy = [100]\n", "faintest and heavy are pairs"),
+        (MINE + "heavy = [100]\n", "faintest, heavy, coverage, middle are pairs"),
         (MINE + MINE, "two contracts for one source and product"),
         (MINE.replace("[[contract]]", "[[contracts]]"), "contracts is unknown"),
         ("[[contract]\n", "Expected"),

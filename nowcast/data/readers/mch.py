@@ -78,6 +78,7 @@ _KNOWN = {
     "DeltaT": "000005",
     "TOTn": "000001",
 }
+_BITS, _LONGEST_CODE, _MOST_STRINGS = 8, 12, 4096  # of GIF's LZW
 _EXTENSION, _COMMENT, _IMAGE, _END = 0x21, 0xFE, 0x2C, 0x3B  # what a block of a GIF starts with
 
 
@@ -201,7 +202,9 @@ def _blocks(raw: bytes, place: int) -> tuple[list[bytes], list[bytes]]:
         # An extension has a byte of its kind, an image nine that describe it and one for its codes.
         if raw[place] == _IMAGE:
             images.append(raw[place + 1 : place + 1 + len(_WHOLE)])
-            _, place = _joined(raw, place + 2 + len(_WHOLE))
+            bits = raw[place + 1 + len(_WHOLE)]
+            packed, place = _joined(raw, place + 2 + len(_WHOLE))
+            _check_packed(packed, bits)
             continue
         kind = raw[place + 1]
         data, place = _joined(raw, place + 2)
@@ -219,6 +222,42 @@ def _joined(raw: bytes, place: int) -> tuple[bytes, int]:
         parts.append(raw[place + 1 : place + 1 + size])
         place += 1 + size
     return b"".join(parts), place + 1
+
+
+def _check_packed(packed: bytes, bits: int) -> None:
+    """Refuse LZW codes that stand for more or fewer pixels than there are.
+
+    Pillow stops once the image is full. A changed byte alters how long the strings after it are, so
+    that damage to more than some pixels shows in their sum.
+    """
+    if bits != _BITS:
+        raise ValueError(f"the pixels are packed from {bits} bits; {_BITS} are known")
+    clear, end = 1 << bits, (1 << bits) + 1
+    held = left = pixels = previous = 0
+    size, lengths = bits + 1, [1] * (clear + 2)
+    for place, byte in enumerate(packed, start=1):
+        held |= byte << left
+        left += 8
+        while left >= size:
+            code = held & ((1 << size) - 1)
+            held >>= size
+            left -= size
+            if code == end:
+                if (place, pixels) != (len(packed), SHAPE[0] * SHAPE[1]):
+                    raise ValueError(f"the GIF is damaged: its codes stand for {pixels:,} pixels")
+                return
+            if code == clear:
+                size, lengths, previous = bits + 1, [1] * (clear + 2), 0
+                continue
+            if previous and len(lengths) < _MOST_STRINGS:
+                lengths.append(previous + 1)
+                if len(lengths) == 1 << size and size < _LONGEST_CODE:
+                    size += 1
+            if code >= len(lengths):
+                raise ValueError("the GIF is damaged: a code stands for nothing")
+            previous = lengths[code]
+            pixels += previous
+    raise ValueError("the GIF is damaged: its codes have no end")
 
 
 def _codes(raw: bytes) -> Any:

@@ -178,6 +178,24 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
     assert accepted == []
 
 
+def test_damage_that_changes_how_many_pixels_there_are_is_refused(tmp_path):
+    smooth = np.add.outer(np.arange(640), np.arange(710)) // 30 % 160
+    path = mch_sample.write_mch(tmp_path / "a.gif", smooth)
+    whole, before = path.read_bytes(), read(path)["rain_rate"].values
+    refused = 0
+    for at in np.random.default_rng(5).integers(len(whole) // 4, len(whole) - 9, 40):
+        changed = bytearray(whole)
+        changed[at] ^= 0x10
+        path.write_bytes(changed)
+        try:
+            values = read(path)["rain_rate"].values
+        except ValueError:
+            refused += 1
+        else:  # one string for another of the same length
+            assert (values != before).mean() < 0.01
+    assert refused >= 20
+
+
 def test_real_frames_are_what_pysteps_reads(mch_files):
     from pysteps.io.importers import import_mch_gif
 
