@@ -13,6 +13,10 @@ feed
     netCDF file of 32-bit floats, which spares them decoding.
 taasrad19
     Making the cache of TAASRAD19's training frames, if ``NOWCAST_SHARED_DATA`` names its folder.
+opening
+    Archives of 1,000, 10,000 and 100,000 frames.
+ingesting
+    Frames per second of each family of real radar files, in threads and on a local cluster.
 
 Each candidate's memory is that of a process of its own: the peak of what is not backed by files.
 """
@@ -39,6 +43,7 @@ import pandas as pd
 import psutil
 import xarray as xr
 
+from benchmarks.archives import ingesting, opening
 from nowcast.cache import FRAMES, Cache, build_cache, coding_of, open_cache
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY
 from nowcast.frames import Batches, Block, Window, plan
@@ -103,6 +108,8 @@ def taasrad19(work: Path, repeats: int, frames: int) -> dict[str, Any]:  # noqa:
 PARTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "feed": feed,
     "taasrad19": taasrad19,
+    "opening": opening,
+    "ingesting": ingesting,
 }
 
 

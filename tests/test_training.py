@@ -161,8 +161,8 @@ def test_tf_data_gives_every_byte_of_two_epochs_while_memory_is_used_again(
     batches = _drawn(small_config, prepared, augment=True)
     expected = []
     for _ in range(2):
-        expected.append([[part.copy() for part in batches[n]] for n in range(len(batches))])
         batches.next_epoch()
+        expected.append([[part.copy() for part in batches[n]] for n in range(len(batches))])
     dataset = feed_tf_data(_drawn(small_config, prepared, augment=True), workers=3)
     # Kept until all are read: one that aliased memory given away would have been overwritten.
     kept = [list(dataset) for _ in range(2)]

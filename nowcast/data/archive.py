@@ -53,6 +53,7 @@ LARGEST_COPY = 100_000_000  # bytes; a larger bad file is described in quarantin
 TASKS_AT_ONCE = 16  # of those
 CHECKSUMS = (".sha256", ".md5")  # of a sender, in a file of the same name and this beside it
 LONGEST_CHECKSUM = 200  # bytes of such a file that are read
+LEAST_SPACE = 1_000_000  # bytes that must be free for an ingest to begin
 FUTURE = 120  # seconds that a sender's clock may be ahead of ours
 
 _DIGITS = re.compile(r"\d+")
@@ -154,7 +155,8 @@ def ingest(
     4
     """
     archive = Path(archive).resolve()
-    archive.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(archive)
+    durable.require_space(archive, LEAST_SPACE)
     with _only_one_writer(archive):
         sweep(archive)
         if not _is_indexed(archive):

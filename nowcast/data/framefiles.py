@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from nowcast.data.readers import first_line
 
 MARK = "nowcast_frame"  # the attribute from which the frame's row can be made again
 FRAME_FILES = "*/*/*/[0-9][0-9][0-9][0-9]/[0-9][0-9]/[0-9][0-9]/[0-9]*.nc"
+SPARE = 1_000_000  # bytes that must be free beside those of a frame
 LIBRARY = threading.RLock()  # the netCDF library is not safe in threads: its users take turns
 
 _KEPT = ("title", "institution", "source", "product", "references", "license", "comment")
@@ -67,9 +69,21 @@ def write(observed: xr.Dataset, frame: Frame, archive: Path) -> Frame:
         Folder.
     """
     path = archive / path_of(frame)
+    plain = _plain(observed, frame)
     with LIBRARY, durable.replacing(path) as temporary:
-        plain = _plain(observed, frame)
-        plain.to_netcdf(temporary, engine="netcdf4", encoding=_encoding(plain))
+        # On a full disk HDF5 speaks of other things, and may end the process.
+        durable.require_space(path.parent, plain.nbytes + SPARE)
+        problem = ""
+        try:
+            plain.to_netcdf(temporary, engine="netcdf4", encoding=_encoding(plain))
+        except (OSError, RuntimeError) as error:
+            problem = first_line(error) or type(error).__name__
+        # Raised out here, since the error would keep the file open until some thread without
+        # the lock lets go of it, which ends the process.
+        if problem:
+            free = shutil.disk_usage(path.parent).free
+            problem = f"{path} cannot be written: {problem}; is there space left?"
+            raise OSError(f"{problem} {free:,} bytes are free")
     return _with_disk(frame, path, archive)
 
 
@@ -176,5 +190,6 @@ def _encoding(plain: xr.Dataset) -> dict[str, Any]:
         if name in _TIMES:
             encoding[str(name)] = times
         elif {"y", "x"} <= set(array.dims):
-            encoding[str(name)] = {**packed, "shuffle": True, "fletcher32": True}
+            # HDF5's shuffle filter leaves a byte of the file to chance; rain packs better without.
+            encoding[str(name)] = {**packed, "shuffle": False, "fletcher32": True}
     return encoding

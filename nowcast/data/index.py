@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -127,8 +128,8 @@ def connect(archive: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(_SCHEMA)
         yield connection
-    except sqlite3.OperationalError:
-        raise  # a full disk or a lock, which a new index would not cure
+    except sqlite3.OperationalError as error:
+        raise _hindered(archive, error) from error
     except sqlite3.DatabaseError as error:
         raise _damaged(archive, error) from error
     finally:
@@ -233,12 +234,36 @@ def _query(archive: Path, query: str, values: tuple[str, ...] = ()) -> list[Any]
         raise ValueError(f"{archive} is no archive: it has no {INDEX}; ingest files into it first")
     # A folder that cannot be written has no writer either, and its index needs no lock.
     mode = "mode=rw" if os.access(archive, os.W_OK) else "immutable=1"
-    uri = f"{(archive / INDEX).resolve().as_uri()}?{mode}"
     try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=60)) as connection:
-            return connection.execute(query, values).fetchall()
+        try:
+            return _rows(archive, mode, query, values)
+        except sqlite3.OperationalError:
+            # A full disk has no room for the files that readers share, which can do without:
+            # with no log the database alone is all, and one reader may keep them in memory.
+            log = archive / f"{INDEX}-wal"
+            if not log.exists() or not log.stat().st_size:
+                return _rows(archive, "immutable=1", query, values)
+            return _rows(archive, mode, query, values, first="PRAGMA locking_mode = EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        raise _hindered(archive, error) from error
     except sqlite3.DatabaseError as error:
         raise _damaged(archive, error) from error
+
+
+def _rows(
+    archive: Path, mode: str, query: str, values: tuple[str, ...], *, first: str = ""
+) -> list[Any]:
+    uri = f"{(archive / INDEX).resolve().as_uri()}?{mode}"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=60)) as connection:
+        connection.execute(first)
+        return connection.execute(query, values).fetchall()
+
+
+def _hindered(archive: Path, error: Exception) -> OSError:
+    """Give what a new index would not cure: a full disk or a lock."""
+    free = shutil.disk_usage(archive).free
+    problem = f"the index of {archive} cannot be used now: {error}; is there space left?"
+    return OSError(f"{problem} {free:,} bytes are free")
 
 
 def _damaged(archive: Path, error: Exception) -> ValueError:

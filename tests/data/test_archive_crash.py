@@ -26,7 +26,6 @@ def test_a_kill_at_any_call_leaves_every_frame_whole_and_once(proofs, start, eve
     assert tally.bad == []
     assert tally.tried > 2
     assert tally.undisturbed == 0
-    assert max(tally.seconds) < 2
 
 
 def test_a_kill_of_the_command_at_random_times_leaves_every_frame_whole_and_once(proofs):
