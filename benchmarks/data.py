@@ -9,8 +9,8 @@ feed
     per batch, each handed to ``keras.Model.fit``; and, as the bound, a loop that copies the same
     windows from a `numpy.memmap` of the cache's file into one array. The model that is fitted is
     one dense layer on one pixel of each input frame, its loss on one pixel of the targets: it takes
-    over every batch whole and computes next to nothing. xbatcher and Dask read an uncompressed
-    netCDF file of 32-bit floats, which spares them decoding.
+    over every batch whole and computes next to nothing, eight steps to an execution. xbatcher and
+    Dask read an uncompressed netCDF file of 32-bit floats, which spares them decoding.
 taasrad19
     Making the cache of TAASRAD19's training frames, if ``NOWCAST_SHARED_DATA`` names its folder.
 opening
@@ -54,6 +54,7 @@ BATCH, SIDE, EVENTS = 8, 256, 4
 COARSE = 4  # synthetic pixels along each side are repeated as often
 EVER = Block(pd.Timestamp("2000-01-01"), pd.Timestamp("2100-01-01"))
 SEED = 0
+STEPS = 8  # per execution, for every candidate: the model is to cost next to nothing
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,9 @@ def _one_layer(dtype: str) -> Any:
     frames = keras.Input((WINDOW.input_frames, SIDE, SIDE), dtype=dtype)
     pixel = keras.ops.cast(frames[:, :, 0, 0], "float32")
     model = OnePixel(frames, keras.layers.Dense(1)(pixel))
-    model.compile(optimizer=keras.optimizers.SGD(1e-9), jit_compile=False)
+    model.compile(
+        optimizer=keras.optimizers.SGD(1e-9), steps_per_execution=STEPS, jit_compile=False
+    )
     return model
 
 

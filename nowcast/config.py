@@ -146,6 +146,7 @@ class TrainingSection(Section):
     sampling: Literal["uniform", "wet", "intense"] = "uniform"  # which windows come more often
     augment: bool = False  # flips and, of squares, quarter turns of what is trained on
     workers: int = Field(2, ge=1)  # threads that read batches; no number changes by them
+    steps_per_execution: int = Field(1, ge=1)  # between which the learning rate stands still
     learning_rate: float = Field(3e-3, gt=0)  # at first; falls as a cosine to 0 at the end
     loss: Literal["mse", "mae", "balanced"] = "balanced"
     patience: int = Field(3, ge=1)  # epochs without a better validation loss before stopping

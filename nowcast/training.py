@@ -298,6 +298,7 @@ def fit(
     model = on_codes(network, loss, coding=prepared.cache.coding, transform=transform)
     model.compile(
         optimizer=keras.optimizers.Adam(section.learning_rate, clipnorm=1.0),
+        steps_per_execution=section.steps_per_execution,
         jit_compile="auto" if _has_gpu() else False,  # XLA on a CPU is far slower here
     )
     steps = min(section.steps_per_epoch or len(training), len(training))
@@ -524,7 +525,10 @@ def _callbacks(
     class Schedule(keras.callbacks.Callback):  # type: ignore[misc]
         """Lets the learning rate fall as a cosine to 0 at the last step or the time limit."""
 
-        done = 0
+        done = before = 0  # steps; before this epoch
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+            self.before = self.done
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
             part = min(1.0, max(self.done / steps, self._time_used()))
@@ -533,7 +537,8 @@ def _callbacks(
             )
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-            self.done += 1
+            # Keras counts what an execution could have held, beyond the end of an epoch.
+            self.done = self.before + min(batch + 1, self.params["steps"])
             if self._time_used() >= 1.0:
                 self.model.stop_training = True
 

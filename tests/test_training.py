@@ -419,3 +419,30 @@ def test_what_was_trained_on_is_saved_with_it(trained):
     assert len(provenance["data_fingerprint"]) == 16
     start, end = (pd.Timestamp(time) for time in provenance["train_block"].split("/"))
     assert start < end < pd.Timestamp(provenance["test_block"].split("/")[0])
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_the_learning_rate_falls_to_nothing_however_many_steps_are_taken_together(
+    small_config, small_observed, tmp_path, monkeypatch, together
+):
+    import keras
+
+    rates = []
+    changes = ["training.epochs=3", f"training.steps_per_execution={together}"]
+    config = small_config.replace([*changes, "training.batch_size=2", "training.steps_per_epoch=6"])
+    prepared = prepare(config, small_observed, work=tmp_path)
+    fitted = keras.Model.fit
+
+    def watched(self, *arguments, callbacks, **settings):
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):  # noqa: ARG002
+                rates.append(float(self.model.optimizer.learning_rate))
+
+        return fitted(self, *arguments, callbacks=[*callbacks, Watch()], **settings)
+
+    monkeypatch.setattr(keras.Model, "fit", watched)
+    fit(config, prepared, verbose=0)
+    assert len(rates) == 3 * (6 if together == 1 else 2)
+    done = 17 if together == 1 else 16  # of 18 steps, before the last execution
+    expected = config.training.learning_rate * np.cos(done / 18 * np.pi / 2) ** 2
+    assert rates[-1] == pytest.approx(expected, rel=1e-4)
