@@ -22,6 +22,7 @@ Each candidate's memory is that of a process of its own: the peak of what is not
 """
 
 import argparse
+import concurrent.futures
 import functools
 import gc
 import json
@@ -110,7 +111,7 @@ PARTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "feed": feed,
     "taasrad19": taasrad19,
     "opening": opening,
-    "ingesting": ingesting,
+    "ingesting": lambda *arguments: _alone(ingesting, *arguments),
 }
 
 
@@ -299,8 +300,9 @@ def _cold_copy(work: Path) -> Path:
 
 def _alone(function: Callable[..., Any], *arguments: Any) -> Any:
     """Run a function in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _peak_of(name: str, work: str) -> float:
