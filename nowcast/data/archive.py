@@ -366,7 +366,6 @@ def _unseen(
         try:
             what = _checksum_of(path) or auxiliary(path)
             digest = "" if what else _content_sha256(path)
-            _check_sent(path)
         except (OSError, ValueError) as error:
             report += IngestReport(refused=((str(path), first_line(error)),))
             continue
@@ -412,7 +411,8 @@ def _check_sent(path: Path) -> None:
             found = hashlib.file_digest(file, suffix[1:]).hexdigest()
         if words[:1] != [found]:
             promised = " ".join(words[:1]) or "nothing"
-            raise ValueError(f"{sent.name} promises {promised}, but it is {found}; fetch it again")
+            message = f"{sent.name} promises {promised}, but it is {found}; fetch it again"
+            raise _ForNowError(message)
 
 
 def _store(path: str, digest: str, task: _Task) -> tuple[list[Frame], str]:
@@ -423,6 +423,7 @@ def _store(path: str, digest: str, task: _Task) -> tuple[list[Frame], str]:
     """
     archive = Path(task.archive)
     try:
+        _check_sent(Path(path))
         blocks, layout = _checked(Path(path), task)
         if _content_sha256(Path(path)) != digest:
             raise _ForNowError("changed while it was read; ingest it once it is complete")
