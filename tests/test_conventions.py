@@ -13,6 +13,7 @@ from nowcast.conventions import (
     grid_id,
     variable_of,
 )
+from nowcast.data.synthetic import synthesise
 
 
 def test_observations_without_units_are_refused(small_observed):
@@ -131,3 +132,13 @@ def test_a_wrong_valid_time_is_refused(small_observed):
 def test_numpy_and_dask_have_the_same_grid(small_observed):
     assert grid_id(small_observed.chunk()) == grid_id(small_observed)
     assert isinstance(small_observed, xr.Dataset)
+
+
+def test_bounds_that_end_before_they_start_are_refused():
+    observed = synthesise(hours=1, size=16).isel(time=slice(3))
+    ends = observed["time"].values
+    bounds = np.stack([ends, ends - np.timedelta64(5, "m")], axis=1)
+    observed = observed.assign_coords(time_bnds=(("time", "bnds"), bounds))
+    observed["time"].attrs["bounds"] = "time_bnds"
+    with pytest.raises(ValueError, match="the start and then the end"):
+        check_observations(observed)

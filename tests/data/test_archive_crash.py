@@ -28,6 +28,7 @@ def test_a_kill_at_any_call_leaves_every_frame_whole_and_once(proofs, start, eve
     assert tally.undisturbed == 0
 
 
+@pytest.mark.proof
 def test_a_kill_of_the_command_at_random_times_leaves_every_frame_whole_and_once(proofs):
     tally = proofs.random_kills(3, seed=0)
     assert tally.bad == []
@@ -49,6 +50,7 @@ def test_a_disk_that_fills_at_any_call_costs_nothing_acknowledged(proofs, start,
     assert tally.tried > 2
 
 
+@pytest.mark.proof
 @pytest.mark.skipif(not may_mount(), reason="no file system can be mounted here")
 @pytest.mark.parametrize(("kind", "every"), [(BLOCKS, 150), (INODES, 25)])
 def test_a_disk_that_is_full_is_told_of_and_used_once_there_is_space(proofs, kind, every):

@@ -317,7 +317,7 @@ def families(shared_data):
     return folders
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_every_real_frame_keeps_its_contract_and_none_does_once_it_is_relabelled(shared_data):
     """A frame with fewer wet pixels than say something may pass; a dry one does by right."""
     counted = {}
