@@ -56,6 +56,8 @@ LONGEST_CHECKSUM = 200  # bytes of such a file that are read
 LEAST_SPACE = 1_000_000  # bytes that must be free for an ingest to begin
 FUTURE = 120  # seconds that a sender's clock may be ahead of ours
 
+# What the content of a file can make a check or the writer raise, an odd attribute for one.
+_OF_THE_FILE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
 _DIGITS = re.compile(r"\d+")
 _LOG = logging.getLogger(__name__)
 
@@ -313,11 +315,14 @@ class _Task:
     reader: str
     contracts: str
 
-    @property
-    def judge(self) -> str:
-        """By what a file was refused: by another, it is tried again."""
+    def judge(self, path: Path) -> str:
+        """By what a file was refused: by another, it is tried again.
+
+        The name belongs to it, since a name may hold another time than the file.
+        """
         own = durable.sha256(self.contracts)[:12] if self.contracts else ""
-        return " ".join(part for part in (__version__, self.reader, own) if part)
+        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        return " ".join(part for part in (__version__, self.reader, own, name) if part)
 
 
 def _files(files: Path | str | Iterable[Path | str]) -> tuple[list[Path], IngestReport]:
@@ -373,7 +378,7 @@ def _unseen(
             report += IngestReport(skipped=((str(path), what),))
             continue
         count, expected = index.known_frames(connection, digest)
-        reason = _refused_before(Path(task.archive), digest, task.judge)
+        reason = _refused_before(Path(task.archive), digest, task.judge(path))
         if count and count == expected:
             report += IngestReport(already_there=count)
         elif reason:
@@ -431,9 +436,9 @@ def _store(path: str, digest: str, task: _Task) -> tuple[list[Frame], str]:
         rows = list(_written(again, digest, layout, archive))
     except (FileNotFoundError, PermissionError, ImportError) as error:  # nothing in the file
         return [], first_line(error)
-    except ValueError as error:
+    except _OF_THE_FILE as error:
         reason = first_line(error).removeprefix(path).lstrip(": ") or type(error).__name__
-        judge = "" if isinstance(error, _ForNowError | Overrun) else task.judge
+        judge = "" if isinstance(error, _ForNowError | Overrun) else task.judge(Path(path))
         _quarantine(Path(path), digest, archive, reason, judge)
         return [], reason
     _release(digest, archive)

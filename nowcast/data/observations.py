@@ -22,6 +22,7 @@ from nowcast.conventions import (
 )
 from nowcast.data.readers import expand, is_zarr, read
 
+_OF_FRAMES = ("time_bnds", "quality_flag")  # what some observations say of each frame
 # What can be turned into what, lazily, by the relation of Marshall and Palmer.
 _CONVERSIONS = {
     (REFLECTIVITY.name, RAIN_RATE.name): rainrate.to_rain_rate,
@@ -194,13 +195,13 @@ def _join(parts: list[xr.Dataset], paths: list[Path]) -> xr.Dataset:
                 f"the frames lie on different grids: {paths[0]} on {grids[0]}, {path} on {grid}; "
                 "open them apart"
             )
-    bounded = all("time_bnds" in part.variables for part in parts)
-    plain = [part if bounded else _without_bounds(part) for part in parts]
+    common = [name for name in _OF_FRAMES if all(name in part.variables for part in parts)]
+    plain = [_without(part, [name for name in _OF_FRAMES if name not in common]) for part in parts]
     joined = xr.concat(
         plain,
         dim="time",
         data_vars=[names[0]],
-        coords=["time_bnds"] if bounded else [],
+        coords=common,
         compat="override",
         join="override",
         combine_attrs="drop_conflicts",
@@ -210,9 +211,10 @@ def _join(parts: list[xr.Dataset], paths: list[Path]) -> xr.Dataset:
     return joined.isel(time=order)
 
 
-def _without_bounds(part: xr.Dataset) -> xr.Dataset:
-    part = part.drop_vars("time_bnds", errors="ignore")
-    part["time"].attrs.pop("bounds", None)
+def _without(part: xr.Dataset, names: list[str]) -> xr.Dataset:
+    part = part.drop_vars(names, errors="ignore")
+    if "time_bnds" in names:
+        part["time"].attrs.pop("bounds", None)
     return part
 
 

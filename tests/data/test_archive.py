@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import knmi_sample
 import numpy as np
@@ -28,6 +29,7 @@ from nowcast.data.archive import (
     partitions,
     sweep,
 )
+from nowcast.data.contracts import contract_of
 from nowcast.data.framefiles import sanitise
 from nowcast.data.observations import open_observations
 
@@ -462,6 +464,31 @@ def test_a_file_that_was_refused_is_not_decoded_again(files, archive, monkeypatc
     first = ingest(cut, archive)
     monkeypatch.setattr(archives, "decode", None)
     assert ingest(cut, archive) == first
+
+
+def test_a_file_refused_for_its_name_is_taken_under_the_right_one(files, archive, monkeypatch):
+    known = contract_of("KNMI", "RAD_NL25_RAU_H1.5_5mi")
+    kept = replace(known, name="%Y%m%d%H%M", grid_ids=(), coverage=(), faintest=(), heavy=())
+    monkeypatch.setattr(archives, "contract_of", lambda *_args: kept)
+    wrong = files[0].with_name("201008260100.h5")
+    shutil.copy(files[0], wrong)
+    assert "in its file's name" in ingest(wrong, archive).refused[0][1]
+    assert ingest(files[0], archive).added == 1
+    assert not list((archive / "quarantine").iterdir())
+
+
+def test_an_odd_attribute_costs_its_file_and_not_the_others(tmp_path, files, archive):
+    dataset = temperatures(tmp_path / "t2m.nc", frames=2)
+    dataset["t2m"].attrs["valid_min"] = [1.0, 2.0]
+    dataset.to_netcdf(tmp_path / "t2m.nc")
+    report = ingest([tmp_path / "t2m.nc", *files], archive)
+    assert report.added == 6
+    assert [path for path, _ in report.refused] == [str(tmp_path / "t2m.nc")]
+
+
+def test_an_archive_and_a_file_that_has_no_flags_open_as_one(files, archive):
+    ingest(files[:3], archive)
+    assert open_observations([archive, files[3]]).sizes["time"] == 4
 
 
 def test_what_was_refused_by_another_version_is_tried_again(files, archive, monkeypatch):
