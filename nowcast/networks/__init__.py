@@ -1,8 +1,9 @@
 """The zoo: Keras 3 networks from input frames to lead frames, written with ``keras.ops`` alone.
 
 Each network is a short module with a frozen ``Settings``, a ``build`` and what grids it takes.
-Every network maps ``(batch, frame, y, x, channel)``, channels value and observed, to
-``(batch, lead frame, y, x, 1)`` on the scale of its transform.
+Every network maps ``(batch, frame, y, x, channel)``, channels value and observed, to what its
+head makes a forecast of: ``(batch, lead frame, y, x, output)`` for heads of frames. See
+`nowcast.networks.heads`.
 """
 
 import dataclasses
@@ -11,6 +12,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from nowcast.networks.heads import FRAME_HEADS, Head
 
 NETWORKS = {
     "cnn_lstm": "nowcast.networks.cnn_lstm",
@@ -77,6 +80,8 @@ def build(
     input_frames: int,
     lead_frames: int,
     grid: tuple[int, int],
+    head: Head | None = None,
+    channels: int = 2,
 ) -> Any:
     """Build a network for a grid.
 
@@ -90,6 +95,10 @@ def build(
         Of the window.
     grid : (y, x)
         Pixels; multiples of `grid_multiple`.
+    head
+        What its outputs mean; by default a field.
+    channels
+        Of the input: value and observed, or 1 for values alone.
 
     Returns
     -------
@@ -107,9 +116,22 @@ def build(
         raise ValueError(
             f"{name!r} needs a grid in multiples of {multiple} pixels; received {grid}"
         )
+    module, head = import_module(NETWORKS[name]), head or Head()
+    heads = getattr(module, "HEADS", FRAME_HEADS)
+    if head.kind not in heads:
+        raise ValueError(
+            f"network {name!r} has no head {head.kind!r}; it has {', '.join(heads)}; "
+            "set network.head to one of these"
+        )
     load_keras()
-    module = import_module(NETWORKS[name])
-    return module.build(complete, input_frames=input_frames, lead_frames=lead_frames, grid=grid)
+    return module.build(
+        complete,
+        input_frames=input_frames,
+        lead_frames=lead_frames,
+        grid=grid,
+        channels=channels,
+        head=head,
+    )
 
 
 def _frozen(value: Any) -> Any:

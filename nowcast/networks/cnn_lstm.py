@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nowcast.networks.heads import Head
+
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 
 
@@ -39,7 +41,15 @@ class Settings:
         return False
 
 
-def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tuple[int, int]) -> Any:
+def build(
+    settings: Settings,
+    *,
+    input_frames: int,
+    lead_frames: int,
+    grid: tuple[int, int],
+    channels: int,
+    head: Head,
+) -> Any:
     """Build the network: the forecaster's LSTM starts in the encoder's states.
 
     One vector cannot hold a rain field, so at each scale the decoder also sees the features of the
@@ -53,11 +63,15 @@ def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tupl
         Of the window.
     grid : (y, x)
         Pixels.
+    channels
+        Of the input.
+    head
+        How many outputs there are.
 
     Returns
     -------
     keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, 1)``.
+        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``.
     """
     import keras
     from keras import layers, ops
@@ -68,7 +82,7 @@ def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tupl
     def last_frame(sequence: Any) -> Any:
         return ops.repeat(sequence[:, -1:], lead_frames, axis=1)
 
-    frames = keras.Input((input_frames, *grid, 2), name="frames")
+    frames = keras.Input((input_frames, *grid, channels), name="frames")
     scales = [frames]
     for filters in settings.filters:
         convolution = layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu")
@@ -87,5 +101,5 @@ def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tupl
         larger = layers.Conv2DTranspose(filters, 4, strides=2, padding="same", activation="relu")
         field = on_each_frame(larger)(field)
     field = ops.concatenate([field, last_frame(frames)], axis=-1)
-    rain = on_each_frame(layers.Conv2D(1, 3, padding="same", name="rain"))(field)
+    rain = on_each_frame(layers.Conv2D(head.outputs, 3, padding="same", name="rain"))(field)
     return keras.Model(frames, rain, name="cnn_lstm")

@@ -11,6 +11,8 @@ convolutions between the layers, so that a deep layer sees motion far in one ste
 from dataclasses import dataclass
 from typing import Any
 
+from nowcast.networks.heads import Head
+
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 
 
@@ -44,7 +46,15 @@ class Settings:
         return True
 
 
-def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tuple[int, int]) -> Any:
+def build(
+    settings: Settings,
+    *,
+    input_frames: int,
+    lead_frames: int,
+    grid: tuple[int, int],
+    channels: int,
+    head: Head,
+) -> Any:
     """Build the network: the forecaster's layers mirror the encoder's and start in their states.
 
     The forecaster's first layer gets no input (zeros), each further one the states of the layer
@@ -58,11 +68,15 @@ def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tupl
         Of the window.
     grid : (y, x)
         Pixels.
+    channels
+        Of the input.
+    head
+        How many outputs there are.
 
     Returns
     -------
     keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, 1)``.
+        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``.
     """
     import keras
     from keras import layers, ops
@@ -78,7 +92,7 @@ def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tupl
     def finer(filters: int) -> Any:
         return layers.Conv2DTranspose(filters, 4, strides=2, padding="same", activation="relu")
 
-    frames = keras.Input((input_frames, *grid, 2), name="frames")
+    frames = keras.Input((input_frames, *grid, channels), name="frames")
     hidden = to_patches(frames, settings.patch)
     states: list[Any] = []
     for filters in settings.filters:
@@ -91,7 +105,7 @@ def build(settings: Settings, *, input_frames: int, lead_frames: int, grid: tupl
         if len(states) < len(settings.filters):
             hidden = on_each_frame(finer(filters), hidden)
         hidden, *_ = recurrent(filters)(hidden, initial_state=states.pop())
-    patches = layers.Conv3D(settings.patch**2, 1, name="rain")(hidden)
+    patches = layers.Conv3D(head.outputs * settings.patch**2, 1, name="rain")(hidden)
     return keras.Model(frames, from_patches(patches, settings.patch), name="convlstm")
 
 
