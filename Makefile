@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+BACKENDS := $(VENV)/backends
 PROOF := proof
 RADAR := $(or $(NOWCAST_SHARED_DATA),../shared/data)/radar
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -28,6 +29,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# JAX and torch, for the proofs alone. Where the index has torch for CUDA only, some gigabytes.
+$(BACKENDS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,backends]'
+	@touch $@
+
 install: $(INSTALLED) ## Create the virtual environment and install
 
 demo: $(INSTALLED) ## The whole line on synthetic rain: observe, train, verify, promote, serve, issue
@@ -37,7 +43,7 @@ test: $(INSTALLED) ## All tests: unit, contract, doctest, notebook, end to end
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # One after the other, since the parts measure: each writes its figures, and all run if one fails.
-proof: $(INSTALLED) ## The long proofs, in about an hour: crashes, hostile files, orders, clusters, speed
+proof: $(BACKENDS) ## The long proofs, in over an hour: crashes, hostile files, backends (installs JAX and torch), speed
 	@mkdir -p $(PROOF)
 	@failed=; run() { echo "== $$*"; "$$@" || failed="$$failed $$3"; }; \
 	run $(BIN)/python -m pytest -q -m proof; \

@@ -17,7 +17,13 @@ from nowcast.networks.heads import FRAME_HEADS, Head
 
 NETWORKS = {
     "cnn_lstm": "nowcast.networks.cnn_lstm",
+    "convgru": "nowcast.networks.convgru",
     "convlstm": "nowcast.networks.convlstm",
+    "fc_lstm": "nowcast.networks.fc_lstm",
+    "predrnn": "nowcast.networks.predrnn",
+    "simvp": "nowcast.networks.simvp",
+    "trajgru": "nowcast.networks.trajgru",
+    "unet": "nowcast.networks.unet",
 }
 
 
@@ -111,20 +117,15 @@ def build(
         If the name, a setting or the grid does not fit.
     """
     complete = settings_of(name, settings)
-    multiple = complete.grid_multiple
-    if grid[0] % multiple or grid[1] % multiple:
+    multiples = grid_multiples(complete, grid)
+    if grid[0] % multiples[0] or grid[1] % multiples[1]:
         raise ValueError(
-            f"{name!r} needs a grid in multiples of {multiple} pixels; received {grid}"
+            f"{name!r} needs a grid in multiples of {max(multiples)} pixels; received {grid}"
         )
-    module, head = import_module(NETWORKS[name]), head or Head()
-    heads = getattr(module, "HEADS", FRAME_HEADS)
-    if head.kind not in heads:
-        raise ValueError(
-            f"network {name!r} has no head {head.kind!r}; it has {', '.join(heads)}; "
-            "set network.head to one of these"
-        )
+    head = head or Head()
+    check_head(name, head)
     load_keras()
-    return module.build(
+    return import_module(NETWORKS[name]).build(
         complete,
         input_frames=input_frames,
         lead_frames=lead_frames,
@@ -132,6 +133,66 @@ def build(
         channels=channels,
         head=head,
     )
+
+
+def check_head(name: str, head: Head) -> None:
+    """Refuse a head that a network does not have.
+
+    Raises
+    ------
+    ValueError
+        With those that it has.
+    """
+    heads = getattr(import_module(NETWORKS[name]), "HEADS", FRAME_HEADS)
+    if head.kind not in heads:
+        raise ValueError(
+            f"network {name!r} has no head {head.kind!r}; it has {', '.join(heads)}; "
+            "set network.head to one of these"
+        )
+
+
+def grid_multiples(settings: Any, grid: tuple[int, int]) -> tuple[int, int]:
+    """Give what the sides of a grid must be multiples of.
+
+    Parameters
+    ----------
+    settings
+        Of a network. Where they say that it ``takes_rows``, a side of one pixel stays one.
+    grid : (y, x)
+        Pixels.
+
+    Examples
+    --------
+    >>> grid_multiples(settings_of("cnn_lstm", {}), (1, 60))
+    (1, 8)
+    """
+    rows = getattr(settings, "takes_rows", False)
+    height, width = (1 if rows and side == 1 else int(settings.grid_multiple) for side in grid)
+    return height, width
+
+
+def initialise(name: str, network: Any, settings: dict[str, Any]) -> None:
+    """Read what a network is to start from, such as pretrained weights, before it is trained.
+
+    A network that is built to hold saved weights needs none of it, and no file but theirs.
+
+    Parameters
+    ----------
+    name
+        One of `NETWORKS`.
+    network
+        As `build` gave it.
+    settings
+        That it was built with.
+
+    Raises
+    ------
+    ValueError
+        If a file that the settings name is absent or does not fit.
+    """
+    complete, module = settings_of(name, settings), import_module(NETWORKS[name])
+    if hasattr(module, "initialise"):
+        module.initialise(network, complete)
 
 
 def _frozen(value: Any) -> Any:

@@ -1,0 +1,160 @@
+"""The same networks, weights and trainings under each backend, in one process each."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_networks import GRID, INPUT_FRAMES, LEAD_FRAMES, SMALL
+
+from nowcast.networks import NETWORKS
+from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.training import prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKENDS = ("tensorflow", "jax", "torch")
+QUICKLY = "--xla_backend_optimization_level=0"  # JAX then compiles in half the time
+ABSENT = ("tensorflow", "mlflow", "dask", "distributed", "netCDF4", "h5netcdf")
+pytestmark = pytest.mark.proof
+
+# Builds each network, compiled as trainings are; saves its weights and what it makes of them.
+WRITING = """
+import json, sys
+from pathlib import Path
+import keras, numpy as np
+from nowcast.networks import build
+backend, folder, names = keras.backend.backend(), Path(sys.argv[1]), json.loads(sys.argv[2])
+random = np.random.default_rng(0)
+frames = random.random((2, *names.pop("input")), np.float32)
+lead_frames, losses = names.pop("lead_frames"), {}
+for number, (name, settings) in enumerate(names.items()):
+    keras.utils.set_random_seed(100 * len(backend) + number)
+    network = build(name, settings=settings, input_frames=frames.shape[1],
+                    lead_frames=lead_frames, grid=frames.shape[2:4])
+    network.compile(keras.optimizers.Adam(1e-2), "mse",
+                    jit_compile=False if backend == "tensorflow" else "auto")
+    targets = np.repeat(frames[:, -1:, ..., :1], lead_frames, axis=1)
+    losses[name] = [float(network.train_on_batch(frames, targets)) for _ in range(8)]
+    network.save_weights(folder / f"{name}.{backend}.weights.h5")
+    np.save(folder / f"{name}.{backend}.npy", keras.ops.convert_to_numpy(network(frames)))
+(folder / f"{backend}.json").write_text(json.dumps(losses))
+"""
+
+# Loads the weights that every backend wrote and compares what it makes of them with what they did.
+READING = """
+import json, sys
+from pathlib import Path
+import keras, numpy as np
+from nowcast.networks import build
+backend, folder, names = keras.backend.backend(), Path(sys.argv[1]), json.loads(sys.argv[2])
+frames = np.random.default_rng(0).random((2, *names.pop("input")), np.float32)
+lead_frames, off = names.pop("lead_frames"), {}
+for name, settings in names.items():
+    network = build(name, settings=settings, input_frames=frames.shape[1],
+                    lead_frames=lead_frames, grid=frames.shape[2:4])
+    for weights in sorted(folder.glob(f"{name}.*.weights.h5")):
+        network.load_weights(weights)
+        theirs = np.load(folder / (weights.name.removesuffix(".weights.h5") + ".npy"))
+        ours = keras.ops.convert_to_numpy(network(frames))
+        off[f"{name} {weights.name.split('.')[1]}"] = float(np.abs(ours - theirs).max())
+(folder / f"{backend}.off.json").write_text(json.dumps(off))
+"""
+
+# A training from a prepared cache where nothing but Keras, its backend and the cache is to be had.
+FITTING = """
+import sys
+for absent in sys.argv[3:]:
+    sys.modules[absent] = None  # importing it, or a part of it, fails
+import numpy as np
+from nowcast.cache import open_cache
+from nowcast.config import Config
+from nowcast.training import fit, prepared_of
+cache, out = sys.argv[1:3]
+config = Config.model_validate_json(sys.stdin.read())
+figures = []
+nowcaster = fit(config, prepared_of(config, open_cache(cache)), verbose=0,
+                on_epoch=lambda _, values: figures.append(values["loss"]))
+assert len(figures) == 3 and figures[-1] < figures[0], figures
+nowcaster.save(out)
+frames = np.random.default_rng(0).gamma(0.5, 2.0, (2, 3, 16, 16)).astype("f4")
+frames[:, :, :2] = np.nan
+np.savez(out + ".npz", frames=frames, nowcast=nowcaster.forecast(frames))
+"""
+
+
+def _installed(backend):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed; make proof installs it (.[dev,backends])")
+
+
+def _run(backend, *command, text=""):
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": QUICKLY},
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def exchanged(tmp_path_factory):
+    """A folder with what every installed backend wrote, and what each read of all."""
+    folder = tmp_path_factory.mktemp("exchanged")
+    installed = [backend for backend in BACKENDS if find_spec(backend)]
+    content = json.dumps(
+        {"input": [INPUT_FRAMES, *GRID, 2], "lead_frames": LEAD_FRAMES}
+        | {name: SMALL[name] for name in sorted(NETWORKS)}
+    )
+    for script in (WRITING, READING):
+        for backend in installed:
+            _run(backend, "-c", script, folder, content)
+    return folder
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_steps_lower_the_loss(exchanged, backend):
+    _installed(backend)
+    losses = json.loads((exchanged / f"{backend}.json").read_text())
+    assert set(losses) == set(NETWORKS)
+    assert {name for name, of_one in losses.items() if not of_one[-1] < 0.9 * of_one[0]} == set()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_of_any_backend_give_the_same_under_another(exchanged, backend):
+    _installed(backend)
+    off = json.loads((exchanged / f"{backend}.off.json").read_text())
+    written = len(list(exchanged.glob("*.weights.h5")))
+    assert len(off) == written >= len(NETWORKS)
+    print(f"\n{backend}, greatest difference: {max(off.values()):.1e}", end="")
+    assert {case: value for case, value in off.items() if not value < 1e-4} == {}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_network_keeps_its_contract(backend):
+    _installed(backend)
+    report = _run(backend, "-m", "pytest", "-q", "-m", "", "tests/networks/test_networks.py")
+    assert " passed" in report
+    assert "skipped" not in report
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_training_needs_one_backend_and_a_prepared_cache_alone(
+    small_config, small_observed, tmp_path, backend
+):
+    _installed(backend)
+    config = small_config.replace(["training.epochs=3", "training.patience=3"])
+    cache = prepare(config, small_observed, work=tmp_path).cache.folder
+    _run(backend, "-c", FITTING, cache, tmp_path / "saved", *ABSENT, text=config.model_dump_json())
+    written = np.load(tmp_path / "saved.npz")
+    here = NeuralNowcaster.load(tmp_path / "saved").forecast(written["frames"])
+    assert np.isfinite(here).any()
+    np.testing.assert_allclose(here, written["nowcast"], atol=1e-3)  # mm/h; NaN where it was
+    print(f"\n{backend}, greatest difference: {np.nanmax(abs(here - written['nowcast'])):.1e}")
