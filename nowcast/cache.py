@@ -28,9 +28,10 @@ from nowcast.conventions import (
     grid_id,
     grid_spacing,
 )
+from nowcast.data.labels import LABEL, UNKNOWN, classes_of, labels_of
 from nowcast.durable import replacing_folder, sha256
 
-FORMAT = 1
+FORMAT = 2
 FRAMES, CONTENT = "frames.npy", "cache.json"
 # Every common quantum of rain rate is a multiple: 0.12 (KNMI), 0.1, 0.5 mm/h.
 STEPS = {RAIN_RATE.name: 0.02, REFLECTIVITY.name: 0.1}  # mm/h, dBZ
@@ -176,9 +177,14 @@ class Cache:
         In the order of their first frames; a window lies in one of them.
     grid_id, grid_spacing, grid_units
         Of the grid.
+    y, x
+        Coordinates of the pixels, in `grid_units`.
     statistics
         A row for each frame: ``observed`` part of its pixels; ``wet`` part of these (at or above
-        0.1 mm/h; of another variable above its lowest valid value), their ``mean`` and ``max``.
+        0.1 mm/h; of another variable above its lowest valid value), their ``mean`` and ``max``;
+        where there are `classes`, ``label``: the place of its own, NaN if it has none.
+    classes
+        Names of the classes that frames may belong to; none where the observations have no labels.
     fingerprint
         Of the observations; see `nowcast.data.observations.fingerprint`.
     sha256
@@ -195,7 +201,10 @@ class Cache:
     grid_id: str
     grid_spacing: float
     grid_units: str
+    y: np.ndarray
+    x: np.ndarray
     statistics: pd.DataFrame
+    classes: tuple[str, ...]
     fingerprint: str
     sha256: str
     codes: np.memmap
@@ -227,9 +236,14 @@ class Cache:
             "megabytes": round(self.codes.nbytes / 1e6, 1),
             "observed": _rounded(float(self.statistics["observed"].mean())),
             "wet": _rounded(float(self.statistics["wet"].mean())),
+            **({"labels": self._frequencies()} if self.classes else {}),
             "fingerprint": self.fingerprint,
             "sha256": self.sha256,
         }
+
+    def _frequencies(self) -> str:
+        counts = self.statistics["label"].value_counts()
+        return ", ".join(f"{counts.get(at, 0)} {name}" for at, name in enumerate(self.classes))
 
 
 def cached(
@@ -257,6 +271,8 @@ def cached(
 
     settings = [__version__, FORMAT, coding, step, variable]
     of_input = [observed[variable.name].data, observed["time"].values, grid_id(observed)]
+    if LABEL in observed.coords:
+        of_input += [observed[LABEL].data, observed[LABEL].attrs]
     folder = work / "cache" / tokenize(settings, of_input)[:16]
     if folder.exists():
         try:
@@ -296,6 +312,8 @@ def build_cache(
 
     from nowcast.data.observations import fingerprint_of
 
+    if LABEL in observed.coords:
+        observed = observed.assign_coords({LABEL: observed[LABEL].compute()})
     if not observed.sizes["time"]:
         raise ValueError("the observations hold no frames, so there is nothing to cache")
     order, runs = _runs(observed["time"].to_index(), step)
@@ -321,7 +339,13 @@ def build_cache(
             "grid_id": grid_id(observed),
             "grid_spacing": grid_spacing(observed),
             "grid_units": str(observed["x"].attrs["units"]),
-            "statistics": _statistics(written.counts[order], coding, math.prod(blocks.shape[1:])),
+            "y": observed["y"].values.tolist(),
+            "x": observed["x"].values.tolist(),
+            "statistics": {
+                **_statistics(written.counts[order], coding, math.prod(blocks.shape[1:])),
+                **_labels(observed, order),
+            },
+            "classes": classes_of(observed),
             "fingerprint": fingerprint_of(observed, written.frame_digests),
             "frames_sha256": _check_written(path, start, written.code_digests[order]),
         }
@@ -364,7 +388,10 @@ def open_cache(folder: Path | str, *, verify: bool = True) -> Cache:
             grid_id=content["grid_id"],
             grid_spacing=content["grid_spacing"],
             grid_units=content["grid_units"],
+            y=np.array(content["y"]),
+            x=np.array(content["x"]),
             statistics=pd.DataFrame(content["statistics"], dtype=float),
+            classes=tuple(content["classes"]),
             fingerprint=content["fingerprint"],
             sha256=content["frames_sha256"],
             codes=codes,
@@ -430,6 +457,13 @@ def _statistics(counts: np.ndarray, coding: Coding, pixels: int) -> dict[str, An
             "max": np.where(observed, coding.offset + (largest - 1.0) * coding.step, np.nan),
         }
     return {name: [_rounded(value) for value in column] for name, column in columns.items()}
+
+
+def _labels(observed: xr.Dataset, order: np.ndarray) -> dict[str, list[int | None]]:
+    if not classes_of(observed):
+        return {}
+    labels = labels_of(observed)[order].tolist()
+    return {"label": [None if label == UNKNOWN else label for label in labels]}
 
 
 def _rounded(value: float) -> float | None:

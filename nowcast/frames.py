@@ -348,6 +348,8 @@ class Batches:
         Flip along y and x, and turn squares by quarters, at random; needs a seed.
     seed
         Of order, squares and flips; None keeps the order, and takes the middle square unturned.
+    targets : (window, ...)
+        Of each window of the plan, instead of its lead frames.
     """
 
     def __init__(
@@ -360,6 +362,7 @@ class Batches:
         crop_pixels: int = 0,
         augment: bool = False,
         seed: int | None = None,
+        targets: np.ndarray | None = None,
     ) -> None:
         if augment and seed is None:
             raise ValueError("flips and turns are drawn by a seed; give one, or augment=False")
@@ -372,6 +375,7 @@ class Batches:
         self.grid = (min(crop_pixels or height, height), min(crop_pixels or width, width))
         self._augment = augment
         self._seed = seed
+        self.targets = targets
         self._epoch = 0
         self._order = plan.order(seed, 0)
         self._memory = _Memory(cache.codes.dtype)
@@ -387,12 +391,16 @@ class Batches:
         inputs : (batch, frame, y, x)
             Codes; see `nowcast.cache.Coding`.
         targets : (batch, frame, y, x, channel)
-            Codes, with one channel as networks give it.
+            Codes, with one channel as networks give it; or the targets that were given.
         """
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
         if not len(chosen):
             raise IndexError(f"there are {len(self)} batches; batch {index} was asked for")
         inputs = self._memory.take((len(chosen), self._input_frames, *self.grid))
+        if self.targets is not None:
+            for place, one in enumerate(chosen):
+                inputs[place] = self._read(int(one))[: self._input_frames]
+            return inputs, self.targets[chosen]
         targets = self._memory.take((len(chosen), self._lead_frames, *self.grid))
         for place, one in enumerate(chosen):
             frames = self._read(int(one))

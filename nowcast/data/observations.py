@@ -20,9 +20,10 @@ from nowcast.conventions import (
     select,
     variable_of,
 )
+from nowcast.data.labels import LABEL, classes_of, labels_of
 from nowcast.data.readers import expand, is_zarr, read
 
-_OF_FRAMES = ("time_bnds", "quality_flag")  # what some observations say of each frame
+_OF_FRAMES = ("time_bnds", "quality_flag", LABEL)  # what some observations say of each frame
 # What can be turned into what, lazily, by the relation of Marshall and Palmer.
 _CONVERSIONS = {
     (REFLECTIVITY.name, RAIN_RATE.name): rainrate.to_rain_rate,
@@ -88,8 +89,8 @@ def open_observations(
 def fingerprint(observed: xr.Dataset) -> str:
     """Give 16 hexadecimal digits that are the same for the same observations.
 
-    They depend on the grid, the variable, the times and every value, and not on the chunks;
-    one changed pixel changes them. Lazy values are computed chunk by chunk.
+    They depend on the grid, the variable, the times, every value and the labels, if there are any,
+    and not on the chunks; one changed pixel changes them. Lazy values are computed chunk by chunk.
 
     Parameters
     ----------
@@ -128,7 +129,9 @@ def fingerprint_of(observed: xr.Dataset, digests: np.ndarray) -> str:
     name = variable_of(observed)
     times = observed["time"].values.astype("datetime64[ns]").astype("<i8")
     heading = f"{grid_id(observed)} {name} {observed[name].attrs.get('units')}"
-    parts = (heading.encode(), times.tobytes(), digests.tobytes())
+    parts = [heading.encode(), times.tobytes(), digests.tobytes()]
+    if classes := classes_of(observed):
+        parts += [" ".join(classes).encode(), labels_of(observed).astype("<i2").tobytes()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

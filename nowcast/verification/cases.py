@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,22 @@ from nowcast.nowcasters import BASELINES, Nowcaster
 from nowcast.verification.scores import DEFINITIONS, from_sums, sums
 
 SCORING_VERSION = 1  # raised by hand whenever a score would come out otherwise
+
+SumsOf = Callable[[xr.Dataset, pd.DatetimeIndex], dict[str, xr.Dataset]]
+
+
+class UsesFrames(Interface):
+    """Whatever is compared: the frames that it uses up to a base time decide on the cases."""
+
+    @property
+    def input_frames(self) -> int:
+        """Number of frames used, up to and with the base time."""
+        ...
+
+    @property
+    def step(self) -> pd.Timedelta | None:
+        """Time between the frames used; None is the step of the observations."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Protocol:
 def case_times(
     observed: xr.Dataset,
     *,
-    nowcasters: Mapping[str, Nowcaster],
+    nowcasters: Mapping[str, UsesFrames],
     lead_times: pd.TimedeltaIndex,
     every: pd.Timedelta,
     block: Block | None = None,
@@ -115,7 +132,7 @@ def case_times(
             f"no base time{where} has all input frames and all lead times up to {lead_times[-1]}; "
             "choose a longer period or shorter lead times"
         )
-    return _spaced(common, every)
+    return spaced(common, every)
 
 
 def verify(
@@ -168,29 +185,23 @@ def verify(
             f"baselines: {', '.join(baselines)} (absent: {', '.join(absent) or 'none'})"
         )
     variable, step = known_variable(observed), step_of(observed)
-    inputs = {(one.input_frames, one.step or step) for one in nowcasters.values()}
-    offsets = sorted({-back * step for frames, step in inputs for back in range(frames)})
-    totals: dict[str, xr.Dataset] = {}
-    used: list[pd.Timestamp] = []
-    for first in range(0, len(base_times), batch_cases):
-        batch = base_times[first : first + batch_cases]
-        near = _near(observed, batch, offsets[0], lead_times[-1])
-        seen = _with_sight(near, batch, offsets)
-        used += list(seen)
-        parts = {}
-        if len(seen):
-            forecasts = {
-                name: one.nowcast(near, base_times=seen, lead_times=lead_times)[variable.name]
-                for name, one in nowcasters.items()
-            }
-            parts = _batch_sums(forecasts, near[variable.name], thresholds, baselines)
-        for name, part in parts.items():
-            totals[name] = totals[name] + part if name in totals else part
-        if progress:
-            progress(first + len(batch))
-    if not used:
-        raise ValueError("in every case an input frame has no observed pixel; give other cases")
-    base_times = pd.DatetimeIndex(used)
+
+    def sums_of(near: xr.Dataset, seen: pd.DatetimeIndex) -> dict[str, xr.Dataset]:
+        forecasts = {
+            name: one.nowcast(near, base_times=seen, lead_times=lead_times)[variable.name]
+            for name, one in nowcasters.items()
+        }
+        return batch_sums(forecasts, near[variable.name], thresholds, baselines)
+
+    totals, base_times = totals_of(
+        nowcasters,
+        observed,
+        base_times=base_times,
+        until=lead_times[-1],
+        sums_of=sums_of,
+        batch_cases=batch_cases,
+        progress=progress,
+    )
     protocol = Protocol(
         data_fingerprint=fingerprint(observed),
         grid_id=grid_id(observed),
@@ -201,10 +212,62 @@ def verify(
         base_times_sha256=hashlib.sha256(str(list(base_times)).encode()).hexdigest(),
         lead_minutes=tuple(lead_times.total_seconds() / 60),
         thresholds=tuple(thresholds),
-        baselines={name: _frames_of(nowcasters[name], step) for name in baselines},
-        missing_rule=_missing_rule(variable, baselines),
+        baselines={name: frames_of(nowcasters[name], step) for name in baselines},
+        missing_rule=missing_rule(variable, baselines),
     )
-    return _as_dataset(totals, variable, protocol)
+    return as_scores(totals, variable, protocol)
+
+
+def totals_of(
+    compared: Mapping[str, UsesFrames],
+    observed: xr.Dataset,
+    *,
+    base_times: pd.DatetimeIndex,
+    until: pd.Timedelta,
+    sums_of: SumsOf,
+    batch_cases: int,
+    progress: Callable[[int], None] | None,
+) -> tuple[dict[str, xr.Dataset], pd.DatetimeIndex]:
+    """Add up sums over all cases, with the frames of one batch of them in memory.
+
+    Parameters
+    ----------
+    compared
+        By name.
+    observed, base_times, batch_cases, progress
+        See `verify`.
+    until
+        Longest time after a base time of which a frame is needed.
+    sums_of
+        The sums of one batch by name, from the frames around its cases and their base times.
+
+    Returns
+    -------
+    totals, base_times
+        The second without those of which an input frame has no observed pixel.
+
+    Raises
+    ------
+    ValueError
+        If no case is left.
+    """
+    step = step_of(observed)
+    inputs = {(one.input_frames, one.step or step) for one in compared.values()}
+    offsets = sorted({-back * step for frames, step in inputs for back in range(frames)})
+    totals: dict[str, xr.Dataset] = {}
+    used: list[pd.Timestamp] = []
+    for first in range(0, len(base_times), batch_cases):
+        batch = base_times[first : first + batch_cases]
+        near = _near(observed, batch, offsets[0], until)
+        seen = _with_sight(near, batch, offsets)
+        used += list(seen)
+        for name, part in (sums_of(near, seen) if len(seen) else {}).items():
+            totals[name] = totals[name] + part if name in totals else part
+        if progress:
+            progress(first + len(batch))
+    if not used:
+        raise ValueError("in every case an input frame has no observed pixel; give other cases")
+    return totals, pd.DatetimeIndex(used)
 
 
 def save_scores(scores: xr.Dataset, path: Path) -> Path:
@@ -236,12 +299,23 @@ def _with_sight(
     return pd.DatetimeIndex(kept)
 
 
-def _batch_sums(
+def batch_sums(
     forecasts: Mapping[str, xr.DataArray],
     observed: xr.DataArray,
     thresholds: tuple[float, ...],
     baselines: Sequence[str],
 ) -> dict[str, xr.Dataset]:
+    """Give the sums of a batch of cases, over what was observed and every baseline reaches.
+
+    Parameters
+    ----------
+    forecasts
+        By name; dims ``(base_time, lead_time, y, x)``.
+    observed
+        Dims ``(time, y, x)``.
+    thresholds, baselines
+        See `verify`.
+    """
     valid = forecasts[baselines[0]]["valid_time"]
     truth = observed.reindex(time=np.unique(valid)).sel(time=valid).drop_vars("time")
     counted = truth.notnull()
@@ -261,7 +335,7 @@ def _batch_sums(
     return result
 
 
-def _missing_rule(variable: Variable, baselines: Sequence[str]) -> str:
+def missing_rule(variable: Variable, baselines: Sequence[str]) -> str:
     """Give which pixels count, in words; only of rain can missing be taken for none."""
     left = (
         "what a nowcaster leaves missing there counts as no rain"
@@ -272,15 +346,14 @@ def _missing_rule(variable: Variable, baselines: Sequence[str]) -> str:
     return f"counted: pixels observed at the valid time and reached by {reached}; {left}"
 
 
-def _frames_of(nowcaster: Nowcaster, step: pd.Timedelta) -> dict[str, float]:
+def frames_of(nowcaster: UsesFrames, step: pd.Timedelta) -> dict[str, float]:
     """Give which frames a nowcaster uses, as the protocol tells it."""
     minutes = (nowcaster.step or step) / pd.Timedelta(minutes=1)
     return {"input_frames": nowcaster.input_frames, "step_minutes": minutes}
 
 
-def _as_dataset(
-    totals: dict[str, xr.Dataset], variable: Variable, protocol: Protocol
-) -> xr.Dataset:
+def as_scores(totals: dict[str, xr.Dataset], variable: Variable, protocol: Protocol) -> xr.Dataset:
+    """Give the scores that follow from the sums of all cases, with their protocol."""
     parts = [
         from_sums(total).assign(left_missing=total["left_missing"]) for total in totals.values()
     ]
@@ -293,7 +366,8 @@ def _as_dataset(
     return scores.assign_attrs({"title": "verification of nowcasts", **protocol.attributes})
 
 
-def _spaced(times: pd.DatetimeIndex, every: pd.Timedelta) -> pd.DatetimeIndex:
+def spaced(times: pd.DatetimeIndex, every: pd.Timedelta) -> pd.DatetimeIndex:
+    """Give the times that lie at least so far apart, from the first one on."""
     kept: list[Any] = []
     for time in times:
         if not kept or time - kept[-1] >= every:

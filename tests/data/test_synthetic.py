@@ -5,7 +5,7 @@ import pytest
 
 from nowcast.conventions import RAIN_RATE, check_observations, check_values
 from nowcast.data import synthetic
-from nowcast.data.synthetic import synthesise
+from nowcast.data.synthetic import REGIMES, regimes, synthesise
 
 STILL = {"EVENT_SPEED": 1e-9, "WANDERING": (0.0, 60.0)}
 MEASURED_QUANTILES = {0.5: 0.48, 0.9: 2.04, 0.99: 4.92}  # mm/h of wet pixels; radar_statistics.py
@@ -235,3 +235,49 @@ def test_displacement_follows_from_motion():
 def test_what_gives_no_frames_is_refused(wrong):
     with pytest.raises(ValueError, match="must be positive"):
         synthesise(**wrong)
+
+
+def _means(events=20, **settings):
+    """Areal mean rain of frames, and the rain of the same area an hour later, made by hand."""
+    observed = synthesise(events=events, hours=3, size=16, **settings)
+    means = observed["rain_rate"].mean(("y", "x")).values.reshape(events, -1)
+    return means[:, :-6], means[:, 6:]
+
+
+def test_regimes_of_rain_that_does_not_move_are_those_of_its_frames(settings):
+    settings(**STILL)
+    now, later = _means()
+    found = regimes(events=20, hours=3, size=16).compute().reshape(20, -1)[:, :-6]
+    initiating = (now < 0.2) & (later >= 1.5 * now) & (later > 0)
+    growing = (later >= 1.25 * now) & (later > 0) & ~initiating
+    decaying = (later * 1.25 <= now) & (now > 0)
+    assert (found == np.select([initiating, growing, decaying], [3, 1, 2], 0)).mean() > 0.999
+
+
+def test_what_the_motion_carries_in_and_out_changes_no_regime(settings):
+    # Means of the first frame are the same whatever the motion; so are those an hour later, of an
+    # area that moves along.
+    moving = regimes(events=40, hours=0, size=16).compute()
+    settings(**STILL)
+    assert regimes(events=40, hours=0, size=16).compute().tolist() == moving.tolist()
+
+
+def test_rain_that_moves_is_little_where_its_frame_says_so_before_it_initiates():
+    found = regimes(events=20, hours=3, size=16).compute()
+    means = synthesise(events=20, hours=3, size=16)["rain_rate"].mean(("y", "x")).values
+    assert (found == 3).sum() > 10
+    assert (means[found == 3] < 0.2).all()
+
+
+def test_no_regime_is_rare_and_each_is_called_by_its_name():
+    shares = np.bincount(regimes(events=60, hours=2, size=32).compute(), minlength=4) / (60 * 13)
+    assert REGIMES == ("advective", "growing", "decaying", "initiating")
+    assert shares.min() > 0.05
+    assert shares.max() < 0.6
+
+
+def test_regimes_are_lazy_and_the_same_each_time():
+    found = regimes(events=3, hours=1, size=8, seed=5)
+    assert found.chunks == ((7, 7, 7),)
+    assert found.name == regimes(events=3, hours=1, size=8, seed=5).name
+    assert found.blocks[2].compute().tolist() == found.compute()[14:].tolist()

@@ -14,6 +14,7 @@ from nowcast.conventions import (
     Variable,
     check_observations,
 )
+from nowcast.data.labels import LABEL
 from nowcast.data.readers import CLASSIC_NETCDF, is_zarr
 
 FRAMES_PER_CHUNK = 64  # about, and a whole number of the chunks on disk, unless that is more than
@@ -157,7 +158,7 @@ def _quantity(dataset: xr.Dataset, name: str) -> xr.Dataset:
     array.attrs["grid_mapping"] = GRID_MAPPING
     array.attrs.setdefault("long_name", name)
     part = array.drop_encoding().to_dataset(name=known.name if known else name)
-    coordinates = {**_grid_mapping(dataset, name), **_bounds(dataset)}
+    coordinates = {**_grid_mapping(dataset, name), **_bounds(dataset), **_labels(dataset)}
     part = part.assign_coords({axis: _axis(dataset[axis], axis) for axis in ("y", "x")})
     part = part.assign_coords(coordinates).assign_attrs(dataset.attrs)
     return _with_clean_time(part)
@@ -217,6 +218,12 @@ def _bounds(dataset: xr.Dataset) -> dict[str, Any]:
     if not name or name not in dataset.variables or dataset[name].ndim != 2:
         return {}
     return {"time_bnds": (("time", "bnds"), dataset[name].values)}
+
+
+def _labels(dataset: xr.Dataset) -> dict[str, xr.Variable]:
+    if LABEL not in dataset.variables or "flag_meanings" not in dataset[LABEL].attrs:
+        return {}  # or something else of that name
+    return {LABEL: dataset[LABEL].variable}
 
 
 def _with_clean_time(part: xr.Dataset) -> xr.Dataset:
