@@ -16,6 +16,9 @@ from nowcast.rainrate import Transform
 
 PERIODIC = "periodic"  # the nowcaster that every variable with a cycle is compared with
 
+HeadKind = Literal["field", "fraction", "exceedance", "quantiles", "series", "classes"]
+LossKind = Literal["mse", "mae", "balanced", "b_mse", "b_mae", "cross_entropy", "crps", "quantile"]
+
 
 class Section(BaseModel):
     """A frozen group of settings that refuses names it does not know."""
@@ -134,6 +137,10 @@ class NetworkSection(Section):
 
     name: str = "convlstm"
     settings: dict[str, Any] = Field(default_factory=dict)
+    channels: Literal[1, 2] = 2  # value and observed; 1: values alone, where none is ever missing
+    head: HeadKind = "field"  # what its outputs mean
+    levels: tuple[float, ...] = ()  # of exceedance: thresholds in units; of quantiles: in (0, 1)
+    points: tuple[tuple[float, float], ...] = ()  # [[y, x], ...] of a series; none: areal mean
 
 
 class TrainingSection(Section):
@@ -147,8 +154,10 @@ class TrainingSection(Section):
     augment: bool = False  # flips and, of squares, quarter turns of what is trained on
     workers: int = Field(2, ge=1)  # threads that read batches; no number changes by them
     steps_per_execution: int = Field(1, ge=1)  # between which the learning rate stands still
-    learning_rate: float = Field(3e-3, gt=0)  # at first; falls as a cosine to 0 at the end
-    loss: Literal["mse", "mae", "balanced"] = "balanced"
+    optimizer: Literal["adam", "rmsprop"] = "adam"  # gradients of adam are cut at a norm of 1
+    learning_rate: float = Field(3e-3, gt=0)  # at first
+    schedule: Literal["cosine", "constant"] = "cosine"  # of the learning rate: to 0 at the end
+    loss: LossKind = "balanced"  # which fit which head: nowcast.networks.losses
     patience: int = Field(3, ge=1)  # epochs without a better validation loss before stopping
     minutes: float = Field(0.0, ge=0)  # of training at most; 0: no limit, and the same every time
     seed: int = 0
@@ -207,6 +216,34 @@ class Config(Section):
             raise ValueError("verification.baselines must name one or more nowcasters")
         if PERIODIC in self.baselines and not self.variable.period_hours:
             raise ValueError("the baseline 'periodic' needs variable.period_hours, such as 24")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_can_be_reached(self) -> "Config":
+        low, high = self.variable.valid_min, self.variable.valid_max
+        levels = self.network.levels if self.network.head == "exceedance" else ()
+        if not all(low < level <= high for level in levels):
+            raise ValueError(
+                f"network.levels {levels} must lie above {low} and not above {high} "
+                f"{self.variable.units}, the valid range of {self.variable.name!r}; every value "
+                f"reaches {low}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sequences_are_of_the_whole_grid(self) -> "Config":
+        network, training = self.network, self.training
+        if network.points and network.head != "series":
+            raise ValueError(
+                f"network.points are of the head 'series', not of {network.head!r}; leave them out"
+            )
+        if network.head in ("series", "classes") and training.crop_pixels:
+            raise ValueError(
+                f"the head {network.head!r} is of the whole grid, not of squares of "
+                f"{training.crop_pixels} pixels; set training.crop_pixels=0"
+            )
+        if network.points and training.augment:
+            raise ValueError("flips and turns move network.points; set training.augment=false")
         return self
 
     @model_validator(mode="after")

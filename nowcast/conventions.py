@@ -19,6 +19,9 @@ GRID_MAPPING = "crs"
 METRES = frozenset({"m", "metre", "meter", "metres", "meters"})
 DEGREES = frozenset({"degrees", "degrees_north", "degrees_east", "degree"})
 IRREGULARITY = 1e-3  # largest departure from a regular grid spacing, as a part of the spacing
+# What a nowcast may hold besides its field, by the dimension along which it is given.
+EXCEEDANCE, QUANTILES = "probability_of_exceedance", "value_at_quantile"
+DISTRIBUTIONS = {EXCEEDANCE: "threshold", QUANTILES: "quantile"}
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,14 @@ def variable_of(dataset: xr.Dataset) -> str:
 def gridded(dataset: xr.Dataset) -> list[str]:
     """Give the names of the variables with y and x, but for those that only describe others.
 
-    CF calls these ancillary: a quality index, say, named by the variable that it is about.
+    CF calls these ancillary: a quality index, say, named by the variable that it is about. The
+    probabilities and quantiles of a nowcast describe its field.
     """
     describing = " ".join(
         str(array.attrs.get("ancillary_variables", "")) for array in dataset.values()
     ).split()
     names = [str(name) for name, array in dataset.items() if {"y", "x"} <= set(array.dims)]
-    return [name for name in names if name not in describing]
+    return [name for name in names if name not in describing and name not in DISTRIBUTIONS]
 
 
 def known_variable(dataset: xr.Dataset) -> Variable:
@@ -140,7 +144,8 @@ def check_nowcast(nowcast: xr.Dataset, variable: Variable | None = None) -> xr.D
     Parameters
     ----------
     nowcast
-        Dims ``(base_time, [member,] lead_time, y, x)`` with ``valid_time(base_time, lead_time)``.
+        Dims ``(base_time, [member,] lead_time, y, x)`` with ``valid_time(base_time, lead_time)``;
+        optionally with `DISTRIBUTIONS`, see `with_exceedance` and `with_quantiles`.
     variable
         The quantity that must be there; by default the one that is.
 
@@ -167,6 +172,9 @@ def check_nowcast(nowcast: xr.Dataset, variable: Variable | None = None) -> xr.D
         raise ValueError("valid_time(base_time, lead_time) must be there: base_time + lead_time")
     if "base_time" in nowcast[name].dims and isinstance(nowcast[name].data, np.ndarray):
         check_values(nowcast, variable)
+    for distribution, axis in DISTRIBUTIONS.items():
+        if distribution in nowcast:
+            _check_distribution(nowcast, distribution, axis, name)
     return nowcast
 
 
@@ -234,6 +242,73 @@ def build_nowcast(
     return xr.Dataset({variable.name: array}, coords=coordinates)
 
 
+def with_exceedance(
+    nowcast: xr.Dataset, probabilities: np.ndarray, *, thresholds: tuple[float, ...]
+) -> xr.Dataset:
+    """Give the nowcast with the probabilities that its quantity reaches thresholds.
+
+    Parameters
+    ----------
+    nowcast
+        That keeps the convention.
+    probabilities : (base_time, threshold, lead_time, y, x)
+        That a value is at or above the threshold; NaN where the field is missing.
+    thresholds
+        In the units of the quantity, rising.
+    """
+    quantity = known_variable(nowcast)
+    about = {"long_name": f"threshold of {quantity.long_name}", "units": quantity.units}
+    attributes = {
+        "long_name": f"probability that {quantity.long_name} reaches the threshold",
+        "units": "1",
+    }
+    return _with_distribution(
+        nowcast, EXCEEDANCE, probabilities, attributes, levels=thresholds, about=about
+    )
+
+
+def with_quantiles(
+    nowcast: xr.Dataset, values: np.ndarray, *, quantiles: tuple[float, ...]
+) -> xr.Dataset:
+    """Give the nowcast with quantiles of its quantity.
+
+    Parameters
+    ----------
+    nowcast
+        That keeps the convention.
+    values : (base_time, quantile, lead_time, y, x)
+        In the units of the quantity, rising along the quantiles; NaN where the field is missing.
+    quantiles
+        Between 0 and 1, rising.
+    """
+    quantity = known_variable(nowcast)
+    about = {"long_name": "probability that the value is not exceeded", "units": "1"}
+    attributes = {"long_name": f"quantiles of {quantity.long_name}", "units": quantity.units}
+    return _with_distribution(nowcast, QUANTILES, values, attributes, levels=quantiles, about=about)
+
+
+def _with_distribution(
+    nowcast: xr.Dataset,
+    name: str,
+    values: np.ndarray,
+    attributes: dict[str, str],
+    *,
+    levels: tuple[float, ...],
+    about: dict[str, str],
+) -> xr.Dataset:
+    """Add an array along levels; what has the units of the quantity has its standard name too."""
+    quantity, axis = known_variable(nowcast), DISTRIBUTIONS[name]
+    for each in (attributes, about):
+        if quantity.standard_name and each["units"] == quantity.units:
+            each["standard_name"] = quantity.standard_name
+    array = xr.DataArray(
+        values.astype(np.float32),
+        dims=("base_time", axis, "lead_time", "y", "x"),
+        attrs={**attributes, "grid_mapping": grid_mapping_name(nowcast)},
+    )
+    return nowcast.assign({name: array}).assign_coords({axis: (axis, np.array(levels), about)})
+
+
 _BASE_TIME = {
     "standard_name": "forecast_reference_time",
     "long_name": "time of the last frame used",
@@ -299,6 +374,45 @@ def _check_dims(array: xr.DataArray, dims: tuple[str, ...]) -> None:
             f"{array.name!r} must have the dims {dims}; it has {array.dims}; "
             "rename or transpose them"
         )
+
+
+def _check_distribution(nowcast: xr.Dataset, name: str, axis: str, field: str) -> None:
+    """Refuse probabilities or quantiles of a field that no distribution has."""
+    array, units = nowcast[name], nowcast[field].attrs["units"]
+    _check_dims(array, ("base_time", axis, "lead_time", "y", "x"))
+    expected = (units, "1") if name == EXCEEDANCE else ("1", units)
+    found = tuple(nowcast[one].attrs.get("units") for one in (axis, name))
+    if axis not in nowcast.coords or found != expected:
+        raise ValueError(
+            f"{axis!r} must be a coordinate in {expected[0]!r} and {name!r} in {expected[1]!r}; "
+            f"their units are {found}"
+        )
+    levels = nowcast[axis].values
+    inside = name == EXCEEDANCE or ((levels > 0) & (levels < 1)).all()
+    if not (inside and (np.diff(levels) > 0).all()):
+        between = "" if name == EXCEEDANCE else " between 0 and 1"
+        raise ValueError(f"{axis!r} must be strictly increasing{between}; it is {levels}")
+    if isinstance(array.data, np.ndarray):
+        _check_distributed(array, nowcast[field], axis)
+
+
+def _check_distributed(array: xr.DataArray, field: xr.DataArray, axis: str) -> None:
+    low, high = (0.0, 1.0)
+    if array.name == QUANTILES:
+        quantity = VARIABLES.get(str(field.name))
+        low, high = (quantity.valid_min, quantity.valid_max) if quantity else (-np.inf, np.inf)
+    if bool(((array < low) | (array > high) | np.isinf(array)).any()):
+        raise ValueError(
+            f"{array.name!r} must lie in [{low}, {high}]; it reaches from {float(array.min())} to "
+            f"{float(array.max())}"
+        )
+    steps = array.diff(axis)
+    if bool(((steps > 0) if array.name == EXCEEDANCE else (steps < 0)).any()):
+        way = "fall" if array.name == EXCEEDANCE else "rise"
+        raise ValueError(f"{array.name!r} must {way} along {axis!r}, or stay the same")
+    missing = field.isnull().all("member") if "member" in field.dims else field.isnull()
+    if bool((array.isnull() != missing).any()):
+        raise ValueError(f"{array.name!r} must be missing where {field.name!r} is, and only there")
 
 
 def _check_units(array: xr.DataArray, variable: Variable | None) -> None:

@@ -103,8 +103,10 @@ def demonstrate(
 def _verify(
     config: Config, trained: dict[str, Trained], observed: xr.Dataset, tracking: Tracking
 ) -> xr.Dataset:
-    compared = experiments.nowcasters(config, [], tracking)
-    compared |= {uri: one.nowcaster for uri, one in trained.items()}
+    compared: dict[str, experiments.Comparable] = {
+        **experiments.nowcasters(config, [], tracking),
+        **{uri: one.nowcaster for uri, one in trained.items()},
+    }
     block = experiments.block(config, observed, split="test")
     with tracking.run(config.experiment, "verification") as run:
         scores = experiments.compare(config, compared, observed, block=block)

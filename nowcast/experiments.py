@@ -1,6 +1,7 @@
 """What an experiment's settings mean in observations, nowcasters and cases: used by every verb."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,26 @@ import xarray as xr
 
 from nowcast.config import PERIODIC, Config, ConfigError
 from nowcast.conventions import check_observations
+from nowcast.data.labels import LABEL
 from nowcast.frames import Block, step_of
 from nowcast.nowcasters import Nowcaster
 from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.predictors import SequencePredictor
 from nowcast.serving import EndpointNowcaster
-from nowcast.tracking import Tracking, open_nowcaster
+from nowcast.tracking import Tracking, open_any, open_nowcaster
 from nowcast.training import blocks_of
 from nowcast.verification import case_times, verify
+from nowcast.verification.sequences import (
+    OBSERVED,
+    check_classes,
+    labelled_times,
+    verify_classes,
+    verify_series,
+)
 
 SYNTHETIC = "synthetic"
+
+Comparable = Nowcaster | SequencePredictor
 
 
 def observations(config: Config, path: str | list[str] = "", *, source: str = "") -> xr.Dataset:
@@ -58,10 +70,19 @@ def _filtered(config: Config, observed: xr.Dataset) -> xr.Dataset:
 
 
 def synthetic(config: Config) -> xr.Dataset:
-    """Give the synthetic observations that the settings ask for."""
-    from nowcast.data.synthetic import synthesise
+    """Give the synthetic observations that the settings ask for; for a head of classes, labelled.
 
-    return synthesise(step_minutes=config.window.step_minutes, **config.synthetic.model_dump())
+    The labels are the regimes of the rain, known from its making; see
+    `nowcast.data.synthetic.regimes`.
+    """
+    from nowcast.data.labels import with_labels
+    from nowcast.data.synthetic import REGIMES, regimes, synthesise
+
+    settings = {"step_minutes": config.window.step_minutes, **config.synthetic.model_dump()}
+    observed = synthesise(**settings)
+    if config.network.head != "classes":
+        return observed
+    return with_labels(observed, regimes(**settings), REGIMES)
 
 
 def nowcasters(config: Config, uris: list[str], tracking: Tracking) -> dict[str, Nowcaster]:
@@ -69,16 +90,37 @@ def nowcasters(config: Config, uris: list[str], tracking: Tracking) -> dict[str,
 
     Those without weights use the frames and the step of the settings.
     """
+    names = dict.fromkeys([*config.baselines, *uris])
+    return {name: open_nowcaster(name, tracking, **_given(config, name))[0] for name in names}
+
+
+def comparables(config: Config, uris: list[str], tracking: Tracking) -> dict[str, Comparable]:
+    """Open what a verification compares: the settings' baselines first, then the named ones.
+
+    Predictors of a series are compared with nowcasters, those of labels with none.
+    """
+    named = {uri: open_any(uri, tracking, **_given(config, uri))[0] for uri in uris}
+    if _predictors(named, "classes"):
+        return named
+    return {**nowcasters(config, [], tracking), **named}
+
+
+def _predictors(compared: Mapping[str, Comparable], *heads: str) -> dict[str, SequencePredictor]:
+    return {
+        name: one
+        for name, one in compared.items()
+        if isinstance(one, SequencePredictor) and one.settings.head.kind in heads
+    }
+
+
+def _given(config: Config, name: str) -> dict[str, Any]:
+    """Give the settings of a nowcaster without weights; none for any other."""
     window = config.window
     settings: dict[str, dict[str, Any]] = {
         "persistence": {"step": window.step},
         "extrapolation": {"step": window.step, "input_frames": min(window.input_frames, 3)},
     }
-    names = dict.fromkeys([*config.baselines, *uris])
-    return {
-        name: open_nowcaster(name, tracking, **settings.get(name, cycle_of(config, name)))[0]
-        for name in names
-    }
+    return settings.get(name, cycle_of(config, name))
 
 
 def cycle_of(config: Config, name: str) -> dict[str, Any]:
@@ -98,7 +140,7 @@ def cycle_of(config: Config, name: str) -> dict[str, Any]:
 
 def compare(
     config: Config,
-    compared: dict[str, Nowcaster],
+    compared: Mapping[str, Comparable],
     observed: xr.Dataset,
     *,
     block: Block | None,
@@ -106,14 +148,14 @@ def compare(
     thresholds: tuple[float, ...] = (),
     progress: Any = None,
 ) -> xr.Dataset:
-    """Verify nowcasters by the settings' protocol.
+    """Verify nowcasters, or predictors of series or labels, by the settings' protocol.
 
     Parameters
     ----------
     config
         Of the experiment.
     compared
-        By name; see `nowcasters`.
+        By name; see `comparables`.
     observed
         Where the cases come from.
     block
@@ -123,22 +165,47 @@ def compare(
     progress
         Called with (done, all) after each batch.
     """
-    section = config.verification
+    section, every = config.verification, pd.Timedelta(minutes=config.verification.every_minutes)
+    if _predictors(compared, "classes"):
+        return _compare_labels(config, compared, observed, block=block, progress=progress)
     leads = config.window.lead_times if lead_times is None else lead_times
-    cases = case_times(
-        observed,
-        nowcasters=compared,
-        lead_times=leads,
-        every=pd.Timedelta(minutes=section.every_minutes),
-        block=block,
-    )
-    return verify(
-        compared,
+    cases = case_times(observed, nowcasters=compared, lead_times=leads, every=every, block=block)
+    score = verify_series if _predictors(compared, "series") else verify
+    return score(
+        compared,  # type: ignore[arg-type]  # of frames: without a predictor, all are nowcasters
         observed,
         base_times=cases,
         lead_times=leads,
         thresholds=thresholds or section.thresholds,
         baselines=config.baselines,
+        batch_cases=section.batch_cases,
+        progress=(lambda done: progress(done, len(cases))) if progress else None,
+    )
+
+
+def _compare_labels(
+    config: Config,
+    compared: Mapping[str, Comparable],
+    observed: xr.Dataset,
+    *,
+    block: Block | None,
+    progress: Any,
+) -> xr.Dataset:
+    predictors = _predictors(compared, "classes")
+    others = [name for name in compared if name not in predictors]
+    if others:
+        raise ConfigError(
+            f"{', '.join(others)} tell no labels; verify {', '.join(predictors)} without them"
+        )
+    check_classes(observed, predictors)
+    observed = observed.assign_coords({LABEL: observed[LABEL].compute()})  # once, for all that read
+    section = config.verification
+    every = pd.Timedelta(minutes=section.every_minutes)
+    cases = labelled_times(observed, predictors=predictors, every=every, block=block)
+    return verify_classes(
+        predictors,
+        observed,
+        base_times=cases,
         batch_cases=section.batch_cases,
         progress=(lambda done: progress(done, len(cases))) if progress else None,
     )
@@ -227,6 +294,8 @@ def lead_times_of(config: Config, nowcaster: Nowcaster, observed: xr.Dataset) ->
 
 def plain(scores: xr.Dataset) -> dict[str, Any]:
     """Give scores as JSON types: null where undefined, the protocol beside them."""
+    if "lead_time" not in scores.dims:
+        return {"protocol": json.loads(scores.attrs["protocol"]), "scores": _plain_labels(scores)}
     rows = []
     for name in scores["nowcaster"].values:
         for lead_time in scores["lead_time"].values:
@@ -247,11 +316,25 @@ def plain(scores: xr.Dataset) -> dict[str, Any]:
     return {"protocol": json.loads(scores.attrs["protocol"]), "scores": rows}
 
 
+def _plain_labels(scores: xr.Dataset) -> list[dict[str, Any]]:
+    rows = []
+    for key, score in scores.items():
+        for place, value in score.to_series().items():
+            at = place if isinstance(place, tuple) else (place,)
+            where = {str(dim): str(name) for dim, name in zip(score.dims, at, strict=True)}
+            known = float(value) if value == value else None
+            rows.append({**where, "score": str(key), "value": known})
+    return rows
+
+
 def table(scores: xr.Dataset) -> str:
     """Give the scores as a table: a row per nowcaster, a column per lead time.
 
-    The first line says by which protocol; the last ones what a nowcaster left missing.
+    The first line says by which protocol; the last ones what a nowcaster left missing. Scores of
+    labels have a row per predictor and a table of what was observed and said.
     """
+    if "lead_time" not in scores.dims:
+        return _label_table(scores)
     minutes = (scores["lead_time"].values / np.timedelta64(1, "m")).astype(int)
     protocol = json.loads(scores.attrs["protocol"])
     width = max(len(str(name)) for name in scores["nowcaster"].values) + 2
@@ -272,6 +355,46 @@ def table(scores: xr.Dataset) -> str:
     for name in scores["nowcaster"].values[left.values > 0]:
         share = 100 * left.sel(nowcaster=name).item()
         lines += ["", f"{name} left up to {share:.1f} % missing, counted as no rain"]
+    return "\n".join(lines)
+
+
+def _label_table(scores: xr.Dataset) -> str:
+    protocol = json.loads(scores.attrs["protocol"])
+    classes = [str(name) for name in scores[LABEL].values]
+    names = [str(name) for name in scores["nowcaster"].values]
+    wide, cell = max(map(len, [*names, *classes])) + 2, max(map(len, classes)) + 2
+
+    def row(name: str, figures: Any) -> str:
+        cells = (
+            f"{figure:{cell}.2f}" if figure == figure else f"{'-':>{cell}}" for figure in figures
+        )
+        return f"{name:{wide}}" + "".join(cells)
+
+    heading = " " * wide + "".join(f"{name:>{cell}}" for name in classes)
+    lines = [
+        f"{protocol['cases']} cases, base times {protocol['period']}; "
+        f"protocol {scores.attrs['protocol_sha256'][:12]}",
+        "",
+        f"{'':{wide}}{'accuracy':>{cell}}{'Brier':>{cell}}",
+        *(
+            row(name, scores[["accuracy", "brier"]].sel(nowcaster=name).to_array())
+            for name in names
+        ),
+        "",
+        "hit rate",
+        heading,
+        *(row(name, scores["hit_rate"].sel(nowcaster=name).values) for name in names),
+    ]
+    for name in names:
+        confusion = scores["confusion"].sel(nowcaster=name)
+        lines += ["", f"{name}: rows were observed, columns said", heading]
+        for one in classes:
+            counts = "".join(f"{count:{cell}d}" for count in confusion.sel({OBSERVED: one}).values)
+            lines.append(f"{one:{wide}}{counts}")
+    for name in names:
+        left = int(scores["left_missing"].sel(nowcaster=name))
+        if left:
+            lines += ["", f"{name} left {left} cases missing, counted as the climatology"]
     return "\n".join(lines)
 
 

@@ -52,6 +52,7 @@ OBSERVED_MS, NOWCAST_MS, LAST_MS = 350, 500, 1500  # how long an animation shows
 LINE_COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = "os^DvPX"
+LOSSES = {"loss": "training", "val_loss": "validation"}  # of a learning curve
 
 
 _Cell: TypeAlias = tuple[str, npt.NDArray[Any] | None]  # a title and a field, if there is one
@@ -193,6 +194,59 @@ def score_curves(scores: xr.Dataset, *, path: Path | str) -> Path:
     'scores.png'
     """
     figure = _draw_scores(scores)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return Path(path)
+
+
+def learning_curve(history: pd.DataFrame, *, path: Path | str) -> Path:
+    """Draw the loss of a training and of its validation against the epoch.
+
+    Parameters
+    ----------
+    history
+        A row per epoch, from 0; columns ``loss`` and ``val_loss``, NaN where they were infinite.
+    path
+        Of the PNG file, replaced if there.
+
+    Returns
+    -------
+    Path
+        The PNG file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> history = pd.DataFrame({"loss": [3.0, 2.0], "val_loss": [3.1, 2.5]})
+    >>> learning_curve(history, path=Path(tempfile.mkdtemp()) / "curve.png").name
+    'curve.png'
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    losses = history.reindex(columns=list(LOSSES)).astype(float)
+    figure = Figure((5.0, 3.2), dpi=PANEL_DPI, layout="constrained")
+    axes = figure.subplots()
+    for number, (column, label) in enumerate(LOSSES.items()):
+        axes.plot(
+            losses.index + 1,
+            losses[column],
+            color=LINE_COLOURS[number],
+            linestyle=LINE_STYLES[number],
+            marker=MARKERS[number],
+            markersize=3.5,
+            linewidth=1.4,
+            label=label,
+        )
+    if losses["val_loss"].notna().any():
+        best = losses["val_loss"].idxmin() + 1
+        axes.axvline(best, color="#707070", linewidth=0.9, zorder=1, label="best epoch")
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.set_ylabel("loss", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#e5e5e5", linewidth=0.6)
+    axes.legend(fontsize=9, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
     return Path(path)

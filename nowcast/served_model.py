@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException  # noqa: TID253
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE  # noqa: TID253
 from mlflow.pyfunc import PythonModel  # noqa: TID253
 
-from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.predictors import open_trained
 
 
 class ServedNowcaster(PythonModel):  # type: ignore[misc]
@@ -20,10 +20,10 @@ class ServedNowcaster(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the saved nowcaster that lies beside this file."""
-        self._nowcaster = NeuralNowcaster.load(context.artifacts["nowcaster"])
+        self._nowcaster = open_trained(context.artifacts["nowcaster"])
 
     def predict(self, context, model_input):  # type: ignore[no-untyped-def]  # noqa: ARG002
-        """Give the lead frames.
+        """Give the lead frames; of a predictor, its series or the probabilities of its classes.
 
         Parameters
         ----------

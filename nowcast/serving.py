@@ -153,15 +153,23 @@ class EndpointNowcaster:
     def nowcast(
         self, observed: xr.Dataset, *, base_times: pd.DatetimeIndex, lead_times: pd.TimedeltaIndex
     ) -> xr.Dataset:
-        """Give the endpoint's nowcast; see `nowcast.nowcasters.Nowcaster`.
+        """Give the endpoint's nowcast: its field; see `nowcast.nowcasters.Nowcaster`.
+
+        The endpoint answers with lead frames alone, so that of probabilities or quantiles comes
+        the median. Who needs them issues with the saved nowcaster.
 
         Raises
         ------
         ServingError
             If the endpoint does not answer, or not with lead frames of the right shape.
         """
+        name = self.settings.variable.name
         return nowcast_with(
-            self.settings, self.forecast, observed, base_times=base_times, lead_times=lead_times
+            self.settings,
+            lambda frames: {name: self.forecast(frames)},
+            observed,
+            base_times=base_times,
+            lead_times=lead_times,
         )
 
     def forecast(self, frames: np.ndarray) -> np.ndarray:

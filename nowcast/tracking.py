@@ -21,16 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from nowcast import __version__
 from nowcast.nowcasters import Nowcaster
 from nowcast.nowcasters import open_nowcaster as open_local_nowcaster
 from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.predictors import SequencePredictor, open_trained
 from nowcast.verification import save_scores
+from nowcast.verification.scores import DEFINITIONS
+from nowcast.verification.sequences import CLASS_DEFINITIONS
 
 LOGGER = logging.getLogger(__name__)
 CHAMPION = "champion"
+METRICS = "metrics.jsonl"  # in the folder of a run
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 ARTIFACT = "nowcaster"  # name of the saved folder inside a logged model
 SERVER_TIMEOUT_SECONDS = 5
@@ -98,17 +103,24 @@ class Tracking:
 
     @contextlib.contextmanager
     def run(
-        self, experiment: str, name: str, *, tags: dict[str, str] | None = None
+        self,
+        experiment: str,
+        name: str,
+        *,
+        tags: dict[str, str] | None = None,
+        going_on: str = "",
     ) -> Iterator["Run"]:
         """Open a run, with system metrics, for the length of the block.
 
         A block that raises ends the run as failed. If the server is lost meanwhile the block goes
-        on; `Run.lost` then says why.
+        on; `Run.lost` then says why. The run `going_on` is opened again, if the store has it: what
+        was killed and goes on is one run.
         """
         mlflow = self.connect()
         mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
         experiment_id = self._experiment(mlflow, experiment)
         active = mlflow.start_run(
+            run_id=_known_run(mlflow, going_on),
             experiment_id=experiment_id,
             run_name=name,
             tags={"nowcast.version": __version__, **code_version(), **(tags or {})},
@@ -145,7 +157,7 @@ class Run:
     @property
     def metrics_file(self) -> Path:
         """The local copy of every metric, one JSON object per line."""
-        return self.folder / "metrics.jsonl"
+        return self.folder / METRICS
 
     def parameters(self, values: dict[str, Any]) -> None:
         """Log settings; nested ones get dotted names."""
@@ -178,14 +190,19 @@ class Run:
         from nowcast.plots import score_curves
 
         self.file(save_scores(scores, self.folder / "scores.nc"))
-        self.file(score_curves(scores, path=self.folder / "scores.png"))
         self.tags({"protocol_sha256": scores.attrs["protocol_sha256"]})
+        if "lead_time" not in scores.dims:  # of labels
+            self.metrics(_figures(scores), step=0)
+            return
+        self.file(score_curves(scores, path=self.folder / "scores.png"))
         for lead_time in scores["lead_time"].values:
             minutes = int(lead_time / np.timedelta64(1, "m"))
             self.metrics(_figures(scores.sel(lead_time=lead_time)), step=minutes)
 
-    def model(self, folder: Path, nowcaster: NeuralNowcaster, *, register_as: str) -> str:
-        """Log a saved nowcaster as a pyfunc model and register it.
+    def model(
+        self, folder: Path, nowcaster: NeuralNowcaster | SequencePredictor, *, register_as: str
+    ) -> str:
+        """Log a saved nowcaster or predictor as a pyfunc model and register it.
 
         Returns
         -------
@@ -215,7 +232,9 @@ class Run:
             return
         self._unsent.clear()
 
-    def _model(self, folder: Path, nowcaster: NeuralNowcaster, register_as: str) -> str:
+    def _model(
+        self, folder: Path, nowcaster: NeuralNowcaster | SequencePredictor, register_as: str
+    ) -> str:
         tags = {"sha256": nowcaster.sha256, "run_id": self.run_id}
         with _quiet():
             info = self._mlflow.pyfunc.log_model(
@@ -250,6 +269,29 @@ class Run:
             )
             return False
         return True
+
+
+def read_metrics(path: Path) -> pd.DataFrame:
+    """Read a run's local copy of its metrics: a row per step, the last value of each metric.
+
+    Parameters
+    ----------
+    path
+        See `Run.metrics_file`.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines]).groupby("step").last()
+
+
+def _known_run(mlflow: Any, run_id: str) -> str | None:
+    if not run_id:
+        return None
+    try:
+        mlflow.MlflowClient().get_run(run_id)
+    except mlflow.MlflowException as error:
+        LOGGER.warning("run %s is not in the store (%s); a new one goes on", run_id, error)
+        return None
+    return run_id
 
 
 def check_reachable(uri: str) -> None:
@@ -296,13 +338,30 @@ def open_nowcaster(
     Raises
     ------
     ValueError
-        If there is no such nowcaster.
+        If there is no such nowcaster, or it is a predictor, which issues no frames.
     TrackingError
         If the registry has no such model or does not answer.
     """
+    opened, provenance = open_any(uri, tracking, **settings)
+    if isinstance(opened, SequencePredictor):
+        raise ValueError(
+            f"{uri} is a predictor of {opened.settings.head.kind}: it gives no frames to issue or "
+            "promote; score it with `nowcast verify`, or call its predict, see nowcast.predictors"
+        )
+    return opened, provenance
+
+
+def open_any(
+    uri: str, tracking: Tracking, **settings: Any
+) -> tuple[Nowcaster | SequencePredictor, dict[str, str]]:
+    """Open whatever can be scored: a nowcaster, or a predictor of a series or a label.
+
+    Parameters, returns and raises as `open_nowcaster`, which refuses predictors.
+    """
     if uri.startswith(("models:/", "runs:/")):
         return _open_registered(uri, tracking)
-    nowcaster = open_local_nowcaster(uri, **settings)
+    folder = Path(uri)
+    nowcaster = open_trained(folder) if folder.is_dir() else open_local_nowcaster(uri, **settings)
     digest = getattr(nowcaster, "sha256", "")
     name = Path(uri).name if digest else uri
     return nowcaster, _provenance(name, version=digest[:12] or __version__, digest=digest)
@@ -463,18 +522,20 @@ def pooled(
     return {str(name): float(means.sel(nowcaster=name)) for name in scores["nowcaster"].values}
 
 
-def signature(nowcaster: NeuralNowcaster) -> Any:
-    """Give the tensor signature: input frames to lead frames, any batch, the grid's rule."""
+def signature(nowcaster: NeuralNowcaster | SequencePredictor) -> Any:
+    """Give the tensor signature: input frames to what is given, any batch, the grid's rule."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Schema, TensorSpec
 
-    window = nowcaster.settings.window
+    window, head = nowcaster.settings.window, nowcaster.settings.head
     grid = (-1, -1) if nowcaster.settings.takes_any_grid else nowcaster.settings.grid
     float32 = np.dtype(np.float32)
+    outputs = {"series": (window.lead_frames, head.outputs), "classes": (head.outputs,)}
+    given = outputs.get(head.kind, (window.lead_frames, *grid))
     return ModelSignature(
         inputs=Schema([TensorSpec(float32, (-1, window.input_frames, *grid))]),
-        outputs=Schema([TensorSpec(float32, (-1, window.lead_frames, *grid))]),
+        outputs=Schema([TensorSpec(float32, (-1, *given))]),
     )
 
 
@@ -514,7 +575,9 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _open_registered(uri: str, tracking: Tracking) -> tuple[Nowcaster, dict[str, str]]:
+def _open_registered(
+    uri: str, tracking: Tracking
+) -> tuple[Nowcaster | SequencePredictor, dict[str, str]]:
     exact = resolve(uri, tracking) if uri.startswith("models:/") else uri
     mlflow = tracking.connect()
     try:
@@ -525,7 +588,7 @@ def _open_registered(uri: str, tracking: Tracking) -> tuple[Nowcaster, dict[str,
     found = sorted(folder.rglob("manifest.json"))
     if not found:
         raise TrackingError(f"{exact} holds no nowcaster saved by nowcast; train one with nowcast")
-    nowcaster = NeuralNowcaster.load(found[0].parent)
+    nowcaster = open_trained(found[0].parent)
     return nowcaster, _provenance(exact, version=exact.rsplit("/", 1)[1], digest=nowcaster.sha256)
 
 
@@ -541,9 +604,11 @@ def _current_champion(tracking: Tracking, model_name: str) -> str:
 
 
 def _figures(scores: xr.Dataset) -> dict[str, float]:
-    """Give the scores of one lead time under names that MLflow takes; undefined ones left out."""
+    """Give scores by names that MLflow takes; undefined ones are left out."""
     figures = {}
-    for score in ("csi", "pod", "far", "frequency_bias", "rmse", "mae", "me"):
+    for score in (*DEFINITIONS, *CLASS_DEFINITIONS):
+        if score not in scores:
+            continue
         flat = scores[score].to_series() if scores[score].ndim else scores[score]
         for key, value in flat.items():
             parts = key if isinstance(key, tuple) else (key,)

@@ -19,18 +19,37 @@ import xarray as xr
 
 from nowcast import __version__
 from nowcast.cache import Cache, Coding, cached, coding_of
+from nowcast.checkpoints import Checkpoint, Progress
 from nowcast.config import Config, TrainingSection
-from nowcast.conventions import VARIABLES, Variable
+from nowcast.conventions import VARIABLES
+from nowcast.data.labels import classes_of
+from nowcast.data.series import LEAST_OBSERVED, names_of, pixels_of
 from nowcast.frames import Batches, Block, Plan, Window, check_apart, plan, split
-from nowcast.networks import build, load_keras, settings_of, version_of
+from nowcast.networks import (
+    build,
+    check_head,
+    grid_multiples,
+    initialise,
+    load_keras,
+    settings_of,
+    version_of,
+)
+from nowcast.networks.heads import SEQUENCE_HEADS, Head
+from nowcast.networks.losses import Loss, loss_of
 from nowcast.nowcasters.neural import NeuralNowcaster, NeuralSettings
-from nowcast.rainrate import MARSHALL_PALMER, Transform
-from nowcast.tracking import Tracking
+from nowcast.plots import learning_curve
+from nowcast.predictors import FREQUENCIES, SequencePredictor
+from nowcast.rainrate import Transform
+from nowcast.tracking import Tracking, read_metrics
 
 LOGGER = logging.getLogger(__name__)
 
 QUARTER = math.pi / 2
-HEAVIEST_WEIGHT = 24.0  # of a pixel in the balanced loss; Ravuri et al. (2021), see masked_loss
+RMSPROP_DECAY = 0.9  # of the mean of squared gradients; Shi et al. (2015), arXiv:1506.04214
+# Added to that mean. Losses are means over pixels here, sums over a sequence in the literature: a
+# sequence of 10 frames of 64 x 64 makes squared gradients 1.7e9 times smaller than Keras's 1e-7 is
+# meant for, which would turn RMSProp into plain gradient descent.
+RMSPROP_EPSILON = 1e-16
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +84,7 @@ class Trained:
     Parameters
     ----------
     nowcaster
-        Ready to issue.
+        Ready to issue; a predictor where the head is ``series`` or ``classes``.
     folder
         Where it is saved.
     run_id
@@ -74,7 +93,7 @@ class Trained:
         ``models:/name/version``; empty if the tracking server was lost.
     """
 
-    nowcaster: NeuralNowcaster
+    nowcaster: NeuralNowcaster | SequencePredictor
     folder: Path
     run_id: str
     uri: str
@@ -84,6 +103,9 @@ def train(
     config: Config, observed: xr.Dataset, *, tracking: Tracking, name: str = "", verbose: int = 1
 ) -> Trained:
     """Train the configured network, log everything to MLflow, save and register the nowcaster.
+
+    A training that was killed goes on from its last whole epoch, in the same run, when the same is
+    asked for again: same settings, data, versions and work directory.
 
     Parameters
     ----------
@@ -103,8 +125,13 @@ def train(
     Trained
         The nowcaster is saved locally even where the tracking server was lost.
     """
-    with tracking.run(config.experiment, name or config.network.name) as run:
-        prepared = prepare(config, observed, work=tracking.work)
+    _check(config, classes_of(observed), grid=(observed.sizes["y"], observed.sizes["x"]))
+    tracking.connect()  # a server that does not answer is refused before anything is computed
+    prepared = prepare(config, observed, work=tracking.work)
+    checkpoint = checkpoint_of(config, prepared, work=tracking.work)
+    name = name or config.network.name
+    with tracking.run(config.experiment, name, going_on=checkpoint.run_id) as run:
+        checkpoint.run_id = run.run_id
         sampled = plan_of(config, prepared, "train")
         sampling = {"kind": config.training.sampling, **sampled.summary()}
         about = {"data": prepared.provenance, "sampled": sampling}
@@ -115,13 +142,19 @@ def train(
             config,
             prepared,
             on_epoch=lambda epoch, figures: run.metrics(figures, step=epoch),
+            checkpoint=checkpoint,
             verbose=verbose,
         )
         folder = nowcaster.save(tracking.work / "nowcasters" / run.run_id)
-        for picture in _pictures(config, nowcaster, prepared, observed, run.folder):
-            run.file(picture, "examples")
+        if isinstance(nowcaster, NeuralNowcaster):
+            for picture in _pictures(config, nowcaster, prepared, observed, run.folder):
+                run.file(picture, "examples")
+        if run.metrics_file.exists():
+            history = read_metrics(run.metrics_file)
+            run.file(learning_curve(history, path=run.folder / "learning_curve.png"))
         version = run.model(folder, nowcaster, register_as=config.promotion.model_name)
         run.tags({"nowcaster.sha256": nowcaster.sha256, "nowcaster.folder": str(folder)})
+    checkpoint.clear()
     uri = f"models:/{config.promotion.model_name}/{version}" if version else ""
     return Trained(nowcaster, folder, run.run_id, uri)
 
@@ -165,6 +198,32 @@ def window_of(config: Config) -> Window:
     """Give the window that the settings ask for."""
     section = config.window
     return Window(section.input_frames, section.lead_frames, section.step)
+
+
+def head_of(config: Config, classes: tuple[str, ...]) -> Head:
+    """Give what the settings want the network's outputs to mean.
+
+    Parameters
+    ----------
+    config
+        Of the experiment.
+    classes
+        That the observations are labelled with; may be none.
+
+    Raises
+    ------
+    ValueError
+        If classes are wanted and the observations have none, or the levels do not fit.
+    """
+    section = config.network
+    if section.head == "classes" and not classes:
+        raise ValueError(
+            "network.head='classes' learns from labels, and the observations have none; give "
+            "observations with the coordinate 'label(time)' and its flag_values and flag_meanings, "
+            "or another head"
+        )
+    labels = {"series": names_of(section.points), "classes": classes}.get(section.head, ())
+    return Head(section.head, section.levels, labels)
 
 
 def plan_of(config: Config, prepared: Prepared, block: str) -> Plan:
@@ -249,9 +308,12 @@ def fit(
     prepared: Prepared,
     *,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    checkpoint: Checkpoint | None = None,
     verbose: int = 1,
-) -> NeuralNowcaster:
+) -> NeuralNowcaster | SequencePredictor:
     """Fit the configured network and give the nowcaster of its best epoch by validation loss.
+
+    With a head ``series`` or ``classes`` it is a predictor.
 
     Parameters
     ----------
@@ -261,17 +323,21 @@ def fit(
         The frames.
     on_epoch
         Called after each epoch with its number and figures.
+    checkpoint
+        Where the training goes on if it was killed, and what it writes after each epoch; clear it
+        once the nowcaster is saved. See `checkpoint_of`.
     verbose
         0 silent, 1 progress bar, 2 a line per epoch.
 
     Raises
     ------
     ValueError
-        If the data hold no window for a block, or the training diverges.
+        If the loss does not fit the head, the data hold no window for a block, or the training
+        diverges.
     """
     keras = load_keras()
     section, window = config.training, window_of(config)
-    transform, variable = config.transform.transform, config.variable.variable
+    transform, loss = config.transform.transform, _loss(config, prepared.cache.classes)
     keras.utils.set_random_seed(section.seed)
     training = _batches(config, prepared, "train", seed=section.seed)
     validation = _batches(config, prepared, "validation", seed=None)
@@ -279,97 +345,120 @@ def fit(
         network=config.network.name,
         network_version=version_of(config.network.name),
         network_settings=_as_json(settings_of(config.network.name, config.network.settings)),
-        variable=variable,
+        head=head_of(config, prepared.cache.classes),
+        variable=config.variable.variable,
         transform=transform,
         window=window,
         grid=training.grid,
         grid_spacing=prepared.cache.grid_spacing,
         grid_units=prepared.cache.grid_units,
-        provenance={"nowcast_version": __version__, **prepared.provenance},
+        channels=config.network.channels,
+        points=config.network.points,
+        provenance=_provenance(config, prepared, training),
     )
+    _check_channels(settings.channels, prepared.cache)
     network = build(
         settings.network,
         settings=settings.network_settings,
         input_frames=window.input_frames,
         lead_frames=window.lead_frames,
-        grid=settings.grid,
+        grid=settings.padded(settings.grid),
+        head=settings.head,
+        channels=settings.channels,
     )
-    loss = masked_loss(section.loss, variable, transform)
-    model = on_codes(network, loss, coding=prepared.cache.coding, transform=transform)
+    initialise(settings.network, network, settings.network_settings)
+    model = on_codes(
+        network, loss, coding=prepared.cache.coding, transform=transform, grid=settings.grid
+    )
     model.compile(
-        optimizer=keras.optimizers.Adam(section.learning_rate, clipnorm=1.0),
+        optimizer=_optimizer(section),
         steps_per_execution=section.steps_per_execution,
         jit_compile="auto" if _has_gpu() else False,  # XLA on a CPU is far slower here
     )
     steps = min(section.steps_per_epoch or len(training), len(training))
+    progress = checkpoint.progress if checkpoint else Progress()
+    if checkpoint:
+        checkpoint.restore(model)
+    for _ in range(progress.epochs):
+        training.next_epoch()
     model.fit(
         feed(training, workers=section.workers, limit=steps),
         validation_data=feed(validation, workers=section.workers),
         epochs=section.epochs,
-        callbacks=_callbacks(section, on_epoch, steps=section.epochs * steps),
+        initial_epoch=section.epochs if progress.stopped else progress.epochs,
+        callbacks=_callbacks(section, on_epoch, steps_in_epoch=steps, checkpoint=checkpoint),
         shuffle=False,  # the batches are; Keras would draw their order once more by a global seed
         verbose=verbose,
     )
     weights = network.get_weights()
     if not all(np.isfinite(weight).all() for weight in weights):
+        if checkpoint:
+            checkpoint.clear()
         raise ValueError(
             "the training diverged: its weights are not finite, so nothing is saved; lower "
             f"training.learning_rate, which is {section.learning_rate:g}"
         )
-    return NeuralNowcaster(settings, weights)
+    kind = SequencePredictor if settings.head.kind in SEQUENCE_HEADS else NeuralNowcaster
+    return kind(settings, weights)
 
 
-def masked_loss(kind: str, variable: Variable, transform: Transform) -> Callable[[Any, Any], Any]:
-    """Give a loss to which missing pixels contribute nothing, neither value nor gradient.
+def checkpoint_of(config: Config, prepared: Prepared, *, work: Path) -> Checkpoint:
+    """Give the checkpoint of this training and no other: of its settings, data and versions.
 
     Parameters
     ----------
-    kind
-        ``mse``; ``mae``; or ``balanced``, a squared error in which a pixel weighs one more than
-        its rain rate in mm/h, so that the rare heavy rain is not averaged away.
-    variable, transform
-        What the targets are: the balance is by rain rate.
-
-    Returns
-    -------
-    callable
-        ``loss(targets, forecasts)``, mean over observed pixels; targets NaN where missing.
-
-    References
-    ----------
-    Ravuri et al. (2021), the weights of the grid cell term, doi:10.1038/s41586-021-03854-z
+    config
+        Of the experiment.
+    prepared
+        The frames.
+    work
+        Work directory; checkpoints lie in its ``checkpoints`` folder.
     """
-    from keras import ops
-
-    if kind == "balanced" and variable.name not in VARIABLES:
-        raise ValueError(f"the balanced loss is for rain, not {variable.name!r}; use mse or mae")
-
-    def loss(targets: Any, forecasts: Any) -> Any:
-        seen = ops.isfinite(targets)
-        targets = ops.where(seen, targets, ops.zeros_like(targets))
-        observed = ops.cast(seen, forecasts.dtype)
-        error = ops.abs(forecasts - targets) if kind == "mae" else ops.square(forecasts - targets)
-        if kind == "balanced":
-            rain_rate = _rain_rate(targets, variable, transform)
-            error = error * ops.minimum(1.0 + rain_rate, HEAVIEST_WEIGHT)
-        return ops.sum(observed * error) / ops.maximum(ops.sum(observed), 1.0)
-
-    return loss
+    keras = load_keras()
+    identity = {
+        "config": config.model_dump(mode="json"),
+        "frames": prepared.cache.sha256,
+        "data": prepared.provenance,
+        "network_version": version_of(config.network.name),
+        "versions": [__version__, keras.__version__, keras.backend.backend()],
+    }
+    return Checkpoint(work / "checkpoints", identity)
 
 
-def _rain_rate(scaled: Any, variable: Variable, transform: Transform) -> Any:
-    """Give rain rate in mm/h, as a tensor, for values on the network's scale."""
-    from keras import ops
+def _check(config: Config, classes: tuple[str, ...], *, grid: tuple[int, int]) -> None:
+    """Refuse settings that do not fit one another or the grid, before anything is read."""
+    settings_of(config.network.name, config.network.settings)
+    check_head(config.network.name, head_of(config, classes))
+    _loss(config, classes)
+    _crop_pixels(config, grid)
 
-    if transform.name == "log":
-        top = float(np.log1p((transform.top - transform.offset) / transform.reference))
-        physical = transform.offset + transform.reference * ops.expm1(scaled * top)
-    else:
-        physical = transform.inverse(scaled)
-    if variable.name == "rain_rate":
-        return ops.maximum(physical, 0.0)
-    a, b = MARSHALL_PALMER
-    return ops.power(ops.power(10.0, physical / 10.0) / a, 1.0 / b)
+
+def _check_channels(channels: int, cache: Cache) -> None:
+    holed = int((cache.statistics["observed"] < 1.0).sum())
+    if channels == 1 and holed:
+        raise ValueError(
+            f"with network.channels=1 a network sees values alone, and {holed} frames have missing "
+            "pixels, which it would take for the lowest value; set network.channels=2"
+        )
+
+
+def _optimizer(section: TrainingSection) -> Any:
+    import keras
+
+    if section.optimizer == "rmsprop":
+        return keras.optimizers.RMSprop(
+            section.learning_rate, rho=RMSPROP_DECAY, epsilon=RMSPROP_EPSILON
+        )
+    return keras.optimizers.Adam(section.learning_rate, clipnorm=1.0)
+
+
+def _loss(config: Config, classes: tuple[str, ...]) -> Loss:
+    return loss_of(
+        config.training.loss,
+        head=head_of(config, classes),
+        variable=config.variable.variable,
+        transform=config.transform.transform,
+    )
 
 
 def _as_json(settings: Any) -> dict[str, Any]:
@@ -378,25 +467,99 @@ def _as_json(settings: Any) -> dict[str, Any]:
     return content
 
 
+def _provenance(config: Config, prepared: Prepared, training: Batches) -> dict[str, str]:
+    told = {"nowcast_version": __version__, **prepared.provenance}
+    if config.network.head != "classes":
+        return told
+    labels = pd.Series(training.targets).dropna()
+    shares = {name: float((labels == at).mean()) for at, name in enumerate(prepared.cache.classes)}
+    return {**told, FREQUENCIES: json.dumps(shares)}
+
+
 def _batches(config: Config, prepared: Prepared, block: str, *, seed: int | None) -> Batches:
-    multiple = settings_of(config.network.name, config.network.settings).grid_multiple
-    height, width = prepared.cache.codes.shape[1:]
-    crop = config.training.crop_pixels or max(height, width)
-    side = min(crop, height - height % multiple, width - width % multiple)
-    whole = height % multiple == 0 and width % multiple == 0 and crop >= max(height, width)
+    planned = plan_of(config, prepared, block)
     return Batches(
         prepared.cache,
-        plan_of(config, prepared, block),
+        planned,
         window=window_of(config),
         batch_size=config.training.batch_size,
-        crop_pixels=0 if whole else side - side % multiple,
+        crop_pixels=_crop_pixels(config, _grid_of(prepared.cache)),
         augment=config.training.augment and seed is not None,
         seed=seed,
+        targets=_targets(config, prepared.cache, planned),
     )
 
 
+def _crop_pixels(config: Config, grid: tuple[int, int]) -> int:
+    """Give the side of the squares that are trained on; 0 for the whole grid."""
+    if config.network.head in SEQUENCE_HEADS:
+        return 0  # what is predicted is of the whole grid, which is padded to fit the network
+    multiples = grid_multiples(settings_of(config.network.name, config.network.settings), grid)
+    crop, multiple = config.training.crop_pixels, max(multiples)
+    largest = min(side - side % by for side, by in zip(grid, multiples, strict=True) if side > 1)
+    needs = f"network {config.network.name!r} needs sides in multiples of {multiple} pixels"
+    if crop % multiple:
+        raise ValueError(
+            f"{needs}; training.crop_pixels is {crop}; set it to {-(-crop // multiple) * multiple}"
+        )
+    if crop < max(grid) and crop:
+        return min(crop, largest)
+    if np.mod(grid, multiples).any():
+        raise ValueError(
+            f"{needs}, by its patches and strides; the grid has {grid[0]} x {grid[1]}; set "
+            + (f"training.crop_pixels={largest}, or " if largest else "")
+            + "network.settings that divide the grid"
+        )
+    return 0
+
+
+def _grid_of(cache: Cache) -> tuple[int, int]:
+    height, width = cache.codes.shape[1:]
+    return height, width
+
+
+def _targets(config: Config, cache: Cache, planned: Plan) -> np.ndarray | None:
+    """Give what is predicted from each window instead of frames; None where frames are.
+
+    Of a series, its values at the lead times on the network's scale; of classes, the number of the
+    base time's. NaN where not observed, or without a label.
+    """
+    window = window_of(config)
+    if config.network.head == "series":
+        values = config.transform.transform.forward(_series(cache, config.network.points))
+        leads = window.input_frames + np.arange(window.lead_frames)
+        return np.asarray(values[planned.first[:, None] + leads], np.float32)
+    if config.network.head == "classes":
+        labels = cache.statistics["label"].to_numpy(np.float32)
+        of_windows = labels[planned.first + window.input_frames - 1]
+        if np.isnan(of_windows).all():
+            raise ValueError(
+                f"none of the base times from {planned.base_times[0]} to {planned.base_times[-1]} "
+                "has a label; label some of them, or choose another split"
+            )
+        return np.asarray(of_windows)
+    return None
+
+
+def _series(cache: Cache, points: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """Give the areal mean of every frame, or its values at points, in physical units.
+
+    As `nowcast.data.series.series_of` defines it; the cache knows the means already.
+    """
+    if not points:
+        enough = cache.statistics["observed"] >= LEAST_OBSERVED
+        return np.asarray(cache.statistics["mean"].where(enough))[:, None]
+    rows, columns = pixels_of(points, y=cache.y, x=cache.x)
+    return cache.coding.decode(cache.codes[:, rows, columns])
+
+
 def on_codes(
-    network: Any, loss: Callable[[Any, Any], Any], *, coding: Coding, transform: Transform
+    network: Any,
+    loss: Loss,
+    *,
+    coding: Coding,
+    transform: Transform,
+    grid: tuple[int, int] | None = None,
 ) -> Any:
     """Give a model that is fitted on codes: they become values on the device.
 
@@ -408,14 +571,18 @@ def on_codes(
     network
         From values and where they were observed; see `nowcast.networks`.
     loss
-        Of targets on the network's scale, NaN where missing, and forecasts; see `masked_loss`.
+        Of targets on the network's scale, NaN where missing, and raw outputs; see
+        `nowcast.networks.losses`.
     coding, transform
         Of the codes; the scale the network sees.
+    grid : (y, x)
+        Of the frames, padded with missing pixels to the network's; by default its own.
 
     Returns
     -------
     keras.Model
         ``(batch, frame, y, x)`` of codes to what the network gives. Compile it without a loss.
+        Targets are codes where the network gives frames, and else what the loss takes.
     """
     import keras
     from keras import ops
@@ -424,20 +591,25 @@ def on_codes(
     zeroed = np.nan_to_num(scaled, nan=0.0)
 
     class Decoding(keras.layers.Layer):  # type: ignore[misc]
-        """Channel 0 the value on the network's scale, 0 where missing; channel 1 observed."""
+        """Channel 0 the value on the network's scale, 0 where missing; channel 1, if any, seen."""
 
         def call(self, codes: Any) -> Any:
+            codes = ops.pad(codes, [(0, 0), (0, 0), *more]) if np.any(more) else codes
             values = ops.take(zeroed, ops.cast(codes, "int32"), axis=0)
-            return ops.stack([values, ops.cast(codes > 0, values.dtype)], axis=-1)
+            seen = ops.cast(codes > 0, values.dtype)
+            return ops.stack([values, seen][:channels], axis=-1)
 
     class OnCodes(keras.Model):  # type: ignore[misc]
         """Takes targets as they come: a loss given to `compile` gets them as 32-bit floats."""
 
         def compute_loss(self, _: Any, y: Any, y_pred: Any, __: Any = None) -> Any:
-            return loss(ops.take(scaled, ops.cast(y, "int32"), axis=0), y_pred)
+            targets = ops.take(scaled, ops.cast(y, "int32"), axis=0) if of_frames else y
+            return loss(targets, y_pred)
 
-    _, *shape, _ = network.input_shape
-    codes = keras.Input(shape, dtype=coding.dtype, name="codes")
+    _, frames, *taken, channels = network.input_shape
+    grid, of_frames = grid or tuple(taken), len(network.output_shape) == len(network.input_shape)
+    more = [(0, side - given) for side, given in zip(taken, grid, strict=True)]
+    codes = keras.Input((frames, *grid), dtype=coding.dtype, name="codes")
     return OnCodes(codes, network(Decoding(name="decoding")(codes)))
 
 
@@ -516,21 +688,26 @@ def _callbacks(
     section: TrainingSection,
     on_epoch: Callable[[int, dict[str, float]], None] | None,
     *,
-    steps: int,
+    steps_in_epoch: int,
+    checkpoint: Checkpoint | None,
 ) -> list[Any]:
     import keras
 
-    started = time.monotonic()
+    progress = checkpoint.progress if checkpoint else Progress()
+    started = time.monotonic() - progress.seconds
+    steps = section.epochs * steps_in_epoch
 
     class Schedule(keras.callbacks.Callback):  # type: ignore[misc]
-        """Lets the learning rate fall as a cosine to 0 at the last step or the time limit."""
+        """Lets the learning rate fall to 0 at the last step or the time limit, which it keeps."""
 
-        done = before = 0  # steps; before this epoch
+        done = before = progress.epochs * steps_in_epoch  # steps; before this epoch
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
             self.before = self.done
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+            if section.schedule == "constant":
+                return
             part = min(1.0, max(self.done / steps, self._time_used()))
             self.model.optimizer.learning_rate = (
                 section.learning_rate * math.cos(part * QUARTER) ** 2
@@ -558,7 +735,8 @@ def _callbacks(
     stopping = keras.callbacks.EarlyStopping(
         patience=section.patience, restore_best_weights=True, start_from_epoch=0
     )
-    return [keras.callbacks.TerminateOnNaN(), stopping, Schedule(), Report()]
+    callbacks = [keras.callbacks.TerminateOnNaN(), stopping, Schedule(), Report()]
+    return [*callbacks, checkpoint.callback(stopping)] if checkpoint else callbacks
 
 
 def _has_gpu() -> bool:

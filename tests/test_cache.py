@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nowcast.cache import build_cache, cached, coding_of, open_cache
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY, Variable
+from nowcast.data.labels import with_labels
 from nowcast.data.observations import fingerprint, open_observations
 from nowcast.data.synthetic import synthesise
 
@@ -342,6 +343,46 @@ def test_a_cache_of_another_format_is_refused(holed, tmp_path):
     page.write_text(json.dumps({**json.loads(page.read_text()), "format": 99}))
     with pytest.raises(ValueError, match="its format is 99"):
         open_cache(cache.folder)
+
+
+def _labelled(observed, *, lazy=False):
+    """Give observations labelled by turns, every seventh frame without a label."""
+    labels = np.arange(observed.sizes["time"]) % 7
+    labels = np.where(labels == 6, -1, labels % 3)
+    return with_labels(observed, dask.array.from_array(labels) if lazy else labels, "abc")
+
+
+def test_labels_lie_with_the_frames_they_are_of(holed, tmp_path):
+    observed = _labelled(holed, lazy=True)
+    cache = _build(observed, tmp_path, step=pd.Timedelta("20min"))  # runs that interleave
+    flags = observed["label"].sel(time=cache.times).values
+    np.testing.assert_array_equal(cache.statistics["label"], np.where(flags < 0, np.nan, flags))
+    assert cache.classes == ("a", "b", "c")
+    assert cache.fingerprint == fingerprint(observed)
+    counts = [f"{(flags == at).sum()} {name}" for at, name in enumerate("abc")]
+    assert cache.summary()["labels"] == ", ".join(counts)
+
+
+def test_observations_without_labels_have_a_cache_without_classes(holed, tmp_path):
+    cache = _build(holed, tmp_path)
+    assert cache.classes == ()
+    assert "label" not in cache.statistics
+    assert "labels" not in cache.summary()
+
+
+def test_other_labels_have_a_cache_of_their_own(holed, tmp_path):
+    bare, one = holed, _labelled(holed)
+    other = with_labels(holed, one["label"].values, ["a", "b", "d"])
+    third = one.assign_coords(label=one["label"].copy(data=one["label"].values[::-1]))
+    folders = {_cached(each, tmp_path).folder for each in (bare, one, other, third)}
+    assert len(folders) == 4
+    assert _cached(one, tmp_path).folder in folders
+
+
+def test_the_grid_is_known_from_the_cache_alone(holed, tmp_path):
+    cache = _build(holed, tmp_path)
+    np.testing.assert_array_equal(cache.y, holed["y"])
+    np.testing.assert_array_equal(cache.x, holed["x"])
 
 
 def test_the_summary_says_what_is_there(holed, tmp_path):

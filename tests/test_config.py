@@ -46,6 +46,24 @@ def test_a_setting_without_a_value_is_refused():
         Config().replace(["epochs"])
 
 
+def test_thresholds_of_a_network_must_be_reachable():
+    heads = ["network.head=exceedance", "training.loss=crps"]
+    config = Config().replace([*heads, "network.levels=[0.5, 5.0]"])
+    assert config.network.levels == (0.5, 5.0)
+    for levels in ("[0.0, 5.0]", "[0.5, 2000.0]"):
+        with pytest.raises(
+            ConfigError, match=r"network.levels .* must lie above 0.0 and not above"
+        ):
+            Config().replace([*heads, f"network.levels={levels}"])
+
+
+def test_a_head_or_loss_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r"network.head: .*'exceedance'.*received 'rain'"):
+        Config().replace(["network.head=rain"])
+    with pytest.raises(ConfigError, match=r"training.loss: .*'crps'.*received 'csi'"):
+        Config().replace(["training.loss=csi"])
+
+
 def test_the_promotion_threshold_must_be_verified():
     with pytest.raises(ConfigError, match=r"promotion.threshold 7"):
         Config().replace(["promotion.threshold=7.0"])

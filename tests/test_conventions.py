@@ -11,7 +11,10 @@ from nowcast.conventions import (
     check_observations,
     check_values,
     grid_id,
+    gridded,
     variable_of,
+    with_exceedance,
+    with_quantiles,
 )
 from nowcast.data.synthetic import synthesise
 
@@ -142,3 +145,78 @@ def test_bounds_that_end_before_they_start_are_refused():
     observed["time"].attrs["bounds"] = "time_bnds"
     with pytest.raises(ValueError, match="the start and then the end"):
         check_observations(observed)
+
+
+def _falling(nowcast):
+    """A nowcast with the probabilities 0.8, 0.5 and 0.1 of reaching 0.5, 1 and 5 mm/h."""
+    levels = np.array([0.8, 0.5, 0.1])[None, :, None, None, None]
+    values = np.broadcast_to(levels, (2, 3, 2, 16, 16))
+    return with_exceedance(nowcast, values, thresholds=(0.5, 1.0, 5.0))
+
+
+def _rising(nowcast):
+    levels = np.array([0.2, 1.0])[None, :, None, None, None]
+    return with_quantiles(nowcast, np.broadcast_to(levels, (2, 2, 2, 16, 16)), quantiles=(0.1, 0.5))
+
+
+def test_a_nowcast_may_hold_probabilities_and_quantiles(small_observed):
+    nowcast = check_nowcast(_rising(_falling(_nowcast(small_observed))))
+    assert variable_of(nowcast) == "rain_rate"
+    assert gridded(nowcast) == ["rain_rate"]
+    assert nowcast["probability_of_exceedance"].attrs["units"] == "1"
+    assert nowcast["threshold"].attrs == {
+        "standard_name": "rainfall_rate",
+        "long_name": "threshold of rain rate",
+        "units": "mm h-1",
+    }
+    assert nowcast["quantile"].attrs["units"] == "1"
+    assert nowcast["value_at_quantile"].attrs["units"] == "mm h-1"
+    assert nowcast["probability_of_exceedance"].sel(threshold=1.0).mean() == 0.5
+
+
+def _changed(nowcast, name, values):
+    return nowcast.assign({name: nowcast[name].copy(data=values.astype(np.float32))})
+
+
+def test_what_is_no_distribution_is_refused(small_observed):
+    nowcast = _rising(_falling(_nowcast(small_observed)))
+    chances = nowcast["probability_of_exceedance"].values
+    amounts = nowcast["value_at_quantile"].values
+    wrong = {
+        r"must lie in \[0.0, 1.0\]; it reaches from": ("probability_of_exceedance", chances + 0.5),
+        "must fall along 'threshold'": ("probability_of_exceedance", chances[:, ::-1]),
+        r"must lie in \[0.0, 1000.0\]": ("value_at_quantile", amounts - 0.5),
+        "must rise along 'quantile'": ("value_at_quantile", amounts[:, ::-1]),
+        "must be missing where 'rain_rate' is": ("value_at_quantile", amounts * np.nan),
+    }
+    for message, (name, values) in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            check_nowcast(_changed(nowcast, name, values))
+    holed = nowcast["rain_rate"].where(nowcast["x"] > nowcast["x"][3])
+    with pytest.raises(ValueError, match="'probability_of_exceedance' must be missing where"):
+        check_nowcast(nowcast.assign(rain_rate=holed.assign_attrs(nowcast["rain_rate"].attrs)))
+
+
+def test_levels_that_are_none_are_refused(small_observed):
+    nowcast = _rising(_falling(_nowcast(small_observed)))
+    with pytest.raises(ValueError, match="must be a coordinate in 'mm h-1'"):
+        check_nowcast(nowcast.drop_vars("threshold"))
+    with pytest.raises(ValueError, match="'quantile' must be strictly increasing between 0 and 1"):
+        check_nowcast(
+            nowcast.assign_coords(quantile=nowcast["quantile"].copy(data=np.array([0.0, 0.5])))
+        )
+    with pytest.raises(ValueError, match="must have the dims"):
+        check_nowcast(nowcast.transpose("threshold", ...))
+
+
+def test_checking_a_lazy_nowcast_computes_no_probability(small_observed):
+    import dask
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("computed")
+
+    lazy = _falling(_nowcast(small_observed)).chunk(lead_time=1).assign_coords(
+        valid_time=_nowcast(small_observed)["valid_time"]
+    )  # fmt: skip
+    with dask.config.set(scheduler=refuse):
+        check_nowcast(lazy)

@@ -252,6 +252,18 @@ def test_arrays_are_aligned_so_that_backends_need_no_copy(tmp_path):
     assert [codes.ctypes.data % 64 for codes in batches[0]] == [0, 0]
 
 
+def test_targets_that_are_given_come_with_the_windows_they_are_of(tmp_path):
+    cache = _cache(np.arange(11.0), [0, 1, 2, 3, 4, 7, 8, 9, 10, 11, 12], tmp_path)
+    windows = len(plan(cache, WINDOW, EVER))
+    targets = 10.0 * np.arange(windows)[:, None, None] + np.ones((1, 3, 2))
+    batches = _batches(cache, seed=1, batch_size=windows, targets=targets)
+    inputs, given = batches[0]
+    order = plan(cache, WINDOW, EVER).order(1, 0)
+    np.testing.assert_array_equal(given, targets[order])
+    expected = [_batches(cache, batch_size=windows)[0][0][one] for one in order]
+    np.testing.assert_array_equal(inputs, expected)
+
+
 def test_missing_pixels_stay_missing(tmp_path):
     values = np.ones((6, 2, 2), np.float32)
     values[4, 0, 1] = np.nan

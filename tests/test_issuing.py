@@ -12,7 +12,14 @@ import pytest
 import xarray as xr
 
 from nowcast import issuing
-from nowcast.conventions import CF_CONVENTIONS, RAIN_RATE, build_nowcast, grid_id
+from nowcast.conventions import (
+    CF_CONVENTIONS,
+    RAIN_RATE,
+    build_nowcast,
+    grid_id,
+    with_exceedance,
+    with_quantiles,
+)
 
 LAEA = {
     "grid_mapping_name": "lambert_azimuthal_equal_area",
@@ -56,6 +63,20 @@ class LastFrame:
         )
 
 
+class Uncertain(LastFrame):
+    """The last frame, with the distribution of what is half, once or one and a half times it."""
+
+    def nowcast(self, observed, *, base_times, lead_times):
+        field = super().nowcast(observed, base_times=base_times, lead_times=lead_times)
+        values = field["rain_rate"].values[:, None]
+        factors, thresholds = np.array([0.5, 1.0, 1.5]), np.array([0.5, 2.0])
+        amounts = values * factors[:, None, None, None]
+        reached = amounts[:, None] >= thresholds[:, None, None, None, None]
+        chances = np.where(np.isnan(values), np.nan, reached.mean(axis=2))
+        probable = with_exceedance(field, chances, thresholds=tuple(thresholds))
+        return with_quantiles(probable, amounts, quantiles=(0.25, 0.5, 0.75))
+
+
 def observations(grid):
     values = np.random.default_rng(0).gamma(0.5, 2.0, size=(8, 12, 10)).astype(np.float32)
     values[:, :4] = 0.0
@@ -82,8 +103,10 @@ def observed(request):
     return observations(request.param)
 
 
-@pytest.fixture(params=["one", "ensemble"])
+@pytest.fixture(params=["one", "ensemble", "uncertain"])
 def nowcaster(request):
+    if request.param == "uncertain":
+        return Uncertain()
     return LastFrame(members=3 if request.param == "ensemble" else 0)
 
 
@@ -101,7 +124,7 @@ def _warnings_are_errors():
 
 @pytest.fixture(scope="module")
 def remarks(tmp_path_factory):
-    """Give what the CF checker has to say about each of five files, with its priority."""
+    """Give what the CF checker has to say about each of some files, with its priority."""
     folder = tmp_path_factory.mktemp("cf")
     cases = {
         f"{grid}-{members}": (LastFrame(members), observations(grid), TIMES[[4]])
@@ -109,6 +132,7 @@ def remarks(tmp_path_factory):
         for members in (0, 3)
     }
     cases["several"] = (LastFrame(), observations("laea"), TIMES[3:6])
+    cases["uncertain"] = (Uncertain(), observations("laea"), TIMES[3:6])
     paths = [
         issuing.write_nowcast(
             nowcaster.nowcast(observed, base_times=base_times, lead_times=LEAD_TIMES),
@@ -136,7 +160,9 @@ def test_the_checked_convention_is_the_newest_and_the_one_claimed():
     assert f"CF-{NEWEST_CF}" == CF_CONVENTIONS
 
 
-@pytest.mark.parametrize("case", ["laea-0", "laea-3", "latlon-0", "latlon-3", "several"])
+@pytest.mark.parametrize(
+    "case", ["laea-0", "laea-3", "latlon-0", "latlon-3", "several", "uncertain"]
+)
 def test_the_file_keeps_cf_without_a_single_remark(case, remarks):
     result = remarks[case]
     assert [
@@ -165,6 +191,30 @@ def test_what_is_opened_equals_what_was_written(nowcast, tmp_path):
     assert opened["rain_rate"].attrs == nowcast["rain_rate"].attrs
     assert opened["crs"].attrs == nowcast["crs"].attrs
     assert grid_id(opened) == grid_id(nowcast)
+
+
+def test_probabilities_and_quantiles_are_in_the_file_with_their_levels(tmp_path):
+    paths = issuing.issue(
+        Uncertain(),
+        observations("laea"),
+        base_times=TIMES[[4]],
+        lead_times=LEAD_TIMES[:2],
+        out=tmp_path,
+    )
+    assert [path.suffix for path in paths] == [".nc", ".png", ".gif"]
+    with netCDF4.Dataset(paths[0]) as file:
+        chances, amounts = file["probability_of_exceedance"], file["value_at_quantile"]
+        assert chances.dimensions == ("base_time", "threshold", "lead_time", "y", "x")
+        assert (chances.units, chances.grid_mapping, chances.dtype) == ("1", "crs", np.float32)
+        assert (file["threshold"].units, file["threshold"].standard_name) == (
+            "mm h-1",
+            "rainfall_rate",
+        )
+        assert file["threshold"][:].tolist() == [0.5, 2.0]
+        assert amounts.dimensions == ("base_time", "quantile", "lead_time", "y", "x")
+        assert (amounts.units, file["quantile"].units) == ("mm h-1", "1")
+        missing = np.isnan(observations("laea")["rain_rate"].values[4])
+        assert (np.isnan(np.ma.filled(chances[0, 0, 0], np.nan)) == missing).all()
 
 
 def test_missing_stays_missing_and_dry_stays_dry(nowcast, tmp_path):
@@ -274,7 +324,7 @@ def test_a_write_that_fails_in_the_middle_leaves_the_old_file(nowcast, tmp_path,
     before = path.read_bytes()
     fail_in_the_middle(monkeypatch)
     with pytest.raises(OSError, match="disk full"):
-        issuing.write_nowcast(nowcast * 2, path)
+        issuing.write_nowcast(nowcast.isel(lead_time=[0]), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -53,6 +53,34 @@ def test_an_endpoint_keeps_the_contract_of_a_nowcaster(served, small_observed):
     check_nowcaster(served[1], small_observed)
 
 
+def test_of_probabilities_the_endpoint_gives_the_median_alone(
+    small_config, small_observed, tmp_path, monkeypatch
+):
+    """What is served answers in this process, by way of JSON."""
+    from nowcast.served_model import ServedNowcaster
+    from nowcast.training import fit, prepare
+
+    head = ["network.head=exceedance", "network.levels=[0.1,0.5,2.0]", "training.loss=crps"]
+    config = small_config.replace([*head, "training.steps_per_epoch=1"])
+    local = fit(config, prepare(config, small_observed, work=tmp_path), verbose=0)
+    served = ServedNowcaster()
+    served._nowcaster = local
+
+    def answer(_, content):
+        predictions = served.predict(None, np.array(content["inputs"], np.float32))
+        return json.loads(json.dumps({"predictions": predictions.tolist()}))
+
+    monkeypatch.setattr(EndpointNowcaster, "_post", answer)
+    times = small_observed["time"].to_index()[4:6]
+    remote = EndpointNowcaster(local.settings, "http://127.0.0.1:9")
+    here = local.nowcast(small_observed, base_times=times, lead_times=LEADS)
+    there = remote.nowcast(small_observed, base_times=times, lead_times=LEADS)
+    assert set(there) == {"rain_rate"}
+    np.testing.assert_allclose(there["rain_rate"], here["rain_rate"], atol=1e-5)
+    assert "probability_of_exceedance" in here
+    check_nowcaster(remote, small_observed)
+
+
 def test_ping_and_version_answer(served):
     for path in ("ping", "version"):
         with urllib.request.urlopen(f"{served[1].address}/{path}", timeout=10) as answer:

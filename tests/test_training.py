@@ -2,19 +2,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
 
 from nowcast.cache import Coding, open_cache
-from nowcast.conventions import RAIN_RATE, REFLECTIVITY, Variable
+from nowcast.conventions import RAIN_RATE
 from nowcast.frames import Batches, as_inputs
-from nowcast.rainrate import Transform, to_reflectivity
+from nowcast.networks.heads import Head
+from nowcast.networks.losses import loss_of
+from nowcast.rainrate import Transform
 from nowcast.training import (
+    _optimizer,
     feed,
     feed_tf_data,
     fit,
-    masked_loss,
     on_codes,
     plan_of,
     prepare,
@@ -23,59 +26,6 @@ from nowcast.training import (
 )
 
 TRANSFORM = Transform("log", reference=5.0, top=3.0)
-TEMPERATURE = Variable("t2m", "K", "temperature", "air_temperature", 150.0, 350.0)
-
-
-def _loss(kind, targets, forecasts, variable=RAIN_RATE, transform=TRANSFORM):
-    shape = (1, 1, 1, len(targets), 1)
-    scaled = [np.reshape(transform.forward(np.array(x)), shape).astype("f4")
-              for x in (targets, forecasts)]  # fmt: skip
-    return float(masked_loss(kind, variable, transform)(*scaled))
-
-
-@pytest.mark.parametrize("kind", ["mse", "mae", "balanced"])
-def test_a_missing_pixel_weighs_nothing(kind):
-    with_missing = _loss(kind, [1.0, np.nan], [2.0, 50.0])
-    assert with_missing == pytest.approx(_loss(kind, [1.0], [2.0]), rel=1e-6)
-    assert _loss(kind, [np.nan, np.nan], [2.0, 50.0]) == 0.0
-
-
-@pytest.mark.parametrize("kind", ["mse", "mae", "balanced"])
-def test_a_missing_pixel_has_no_gradient(kind):
-    import tensorflow as tf
-
-    loss = masked_loss(kind, RAIN_RATE, TRANSFORM)
-    targets = tf.constant([[0.5, np.nan, 0.1]])
-    forecasts = tf.Variable([[0.1, 0.3, 0.6]])
-    with tf.GradientTape() as tape:
-        value = loss(targets, forecasts)
-    gradient = tape.gradient(value, forecasts).numpy()[0]
-    assert gradient[1] == 0.0
-    assert np.isfinite(gradient).all()
-    assert gradient[0] < 0 < gradient[2]
-
-
-def test_heavier_rain_weighs_more_in_the_balanced_loss():
-    light = _loss("balanced", [1.0], [0.0]) / _loss("mse", [1.0], [0.0])
-    heavy = _loss("balanced", [20.0], [0.0]) / _loss("mse", [20.0], [0.0])
-    extreme = _loss("balanced", [200.0], [0.0]) / _loss("mse", [200.0], [0.0])
-    assert light == pytest.approx(2.0, rel=1e-4)
-    assert heavy == pytest.approx(21.0, rel=1e-4)
-    assert extreme == pytest.approx(24.0, rel=1e-4)
-
-
-def test_the_balance_is_by_rain_rate_for_reflectivity_too():
-    scale = Transform("linear", top=60.0)
-    dbz = float(to_reflectivity(np.array([20.0]))[0])
-    ratio = _loss("balanced", [dbz], [0.0], REFLECTIVITY, scale) / _loss(
-        "mse", [dbz], [0.0], REFLECTIVITY, scale
-    )
-    assert ratio == pytest.approx(21.0, rel=1e-4)
-
-
-def test_the_balanced_loss_is_for_rain_only():
-    with pytest.raises(ValueError, match="is for rain"):
-        masked_loss("balanced", TEMPERATURE, TRANSFORM)
 
 
 def test_codes_become_what_the_network_takes_on_the_device():
@@ -96,12 +46,30 @@ def test_the_loss_of_codes_is_that_of_their_values(kind):
     coding = Coding("uint16", 0.02, 0.0, 1000.0, "mm h-1")
     values = np.array([[0.0, np.nan, 2.5, 999.98, 30.0]])
     forecasts = np.array([[0.2, 0.3, 0.4, 0.5, 0.6]], np.float32)
-    loss = masked_loss(kind, RAIN_RATE, TRANSFORM)
+    loss = loss_of(kind, head=Head(), variable=RAIN_RATE, transform=TRANSFORM)
     same = keras.Sequential([keras.Input((1, 2, 3, 2)), keras.layers.Activation("linear")])
     model = on_codes(same, loss, coding=coding, transform=TRANSFORM)
     of_codes = model.compute_loss(None, coding.encode(values), forecasts)
     of_values = loss(TRANSFORM.forward(values).astype("f4"), forecasts)
     assert float(of_codes) == pytest.approx(float(of_values), rel=1e-6)
+
+
+def test_a_loss_that_does_not_fit_the_head_is_refused_before_anything_is_read(
+    small_config, small_observed
+):
+    from nowcast.training import train
+
+    def refuse(*_, **__):
+        raise AssertionError("computed")
+
+    wrong = {
+        "'balanced' does not fit the head 'quantiles'": ["quantiles", "network.levels=[0.1, 0.9]"],
+        "needs network.levels, rising thresholds": ["exceedance"],
+    }
+    for message, (head, *others) in wrong.items():
+        config = small_config.replace([f"network.head={head}", *others])
+        with dask.config.set(scheduler=refuse), pytest.raises(ValueError, match=message):
+            train(config, small_observed.chunk(time=1), tracking=None)
 
 
 def test_training_lowers_the_loss(small_config, small_observed, tmp_path):
@@ -371,7 +339,12 @@ def _validation_loss(config, prepared, nowcaster):
         batch_size=config.training.batch_size,
     )
     decode = prepared.cache.coding.decode
-    loss = masked_loss(config.training.loss, settings.variable, settings.transform)
+    loss = loss_of(
+        config.training.loss,
+        head=settings.head,
+        variable=settings.variable,
+        transform=settings.transform,
+    )
     parts = [
         (len(inputs), float(loss(targets, np.asarray(network(as_inputs(inputs))))))
         for inputs, targets in (
@@ -400,10 +373,43 @@ def test_training_stops_at_its_time_limit(small_config, small_observed, tmp_path
     assert 3.0 <= seconds[-1] < 30.0
 
 
-def test_a_crop_fits_the_network_on_a_grid_that_does_not(small_config, small_observed, tmp_path):
+def test_a_square_that_fits_the_network_is_trained_on_where_the_grid_does_not(
+    small_config, small_observed, tmp_path
+):
     odd = small_observed.isel(y=slice(14), x=slice(15))
-    nowcaster = fit(small_config, prepare(small_config, odd, work=tmp_path), verbose=0)
+    config = small_config.replace(["training.crop_pixels=12"])
+    nowcaster = fit(config, prepare(config, odd, work=tmp_path), verbose=0)
     assert nowcaster.settings.grid == (12, 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["network.settings={filters=[8], patch=3}"],
+            r"multiples of 3 .* set training.crop_pixels=15",
+        ),
+        (["training.crop_pixels=7"], r"crop_pixels is 7; set it to 8"),
+        (["network.settings={filters=[8], kernel=4}"], "kernel must be odd.* try 3 or 5"),
+        (["network.settings={filters=[8], kernel=17}"], "kernel of 17 cannot fit .* 8 x 8"),
+        (["network.name=cnn_lstm", "network.settings={backbone='VGG61'}"], "VGG61.*VGG16"),
+        (["network.head=classes"], "learns from labels"),
+        (["network.head=series"], "network 'convlstm' has no head 'series'"),
+        (["training.loss=crps"], "does not fit the head 'field'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_a_training_starts(
+    small_config, small_observed, tmp_path, changes, message
+):
+    config, epochs = small_config.replace(changes), []
+    with pytest.raises(ValueError, match=message):
+        fit(
+            config,
+            prepare(config, small_observed, work=tmp_path),
+            on_epoch=lambda *_: epochs.append(1),
+            verbose=0,
+        )
+    assert not epochs
 
 
 def test_a_block_without_a_window_is_refused(small_config, small_observed, tmp_path):
@@ -446,3 +452,39 @@ def test_the_learning_rate_falls_to_nothing_however_many_steps_are_taken_togethe
     done = 17 if together == 1 else 16  # of 18 steps, before the last execution
     expected = config.training.learning_rate * np.cos(done / 18 * np.pi / 2) ** 2
     assert rates[-1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_rmsprop_steps_alike_however_small_the_gradients_of_a_mean_are(small_config):
+    import keras
+
+    section = small_config.replace(["training.optimizer=rmsprop"]).training
+    moved = []
+    for scale in (1.0, 1 / 40_960):  # a sum over a sequence of 10 frames of 64 x 64, and the mean
+        optimizer, weight = _optimizer(section), keras.Variable([1.0])
+        for gradient in (0.3, -0.1, 0.2):
+            optimizer.apply([keras.ops.array([gradient * scale])], [weight])
+        moved.append(float(weight[0]) - 1.0)
+    mean = 0.0
+    expected = 0.0
+    for gradient in (0.3, -0.1, 0.2):
+        mean = 0.9 * mean + 0.1 * gradient**2
+        expected -= section.learning_rate * gradient / np.sqrt(mean)
+    assert moved == pytest.approx([expected, expected], rel=1e-3)
+
+
+def test_a_constant_learning_rate_does_not_fall(
+    small_config, small_observed, tmp_path, monkeypatch
+):
+    import keras
+
+    models = []
+    compiled = keras.Model.compile
+    monkeypatch.setattr(
+        keras.Model, "compile", lambda self, **given: (models.append(self), compiled(self, **given))
+    )
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    for schedule in ("constant", "cosine"):
+        fit(small_config.replace([f"training.schedule={schedule}"]), prepared, verbose=0)
+    rates = [float(model.optimizer.learning_rate) for model in models]
+    assert rates[0] == pytest.approx(small_config.training.learning_rate)
+    assert rates[1] < 0.8 * rates[0]

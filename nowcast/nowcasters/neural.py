@@ -11,14 +11,27 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.conventions import Variable, build_nowcast, check_nowcast, grid_spacing
+from nowcast.conventions import (
+    EXCEEDANCE,
+    QUANTILES,
+    VARIABLES,
+    Variable,
+    build_nowcast,
+    check_nowcast,
+    grid_spacing,
+    with_exceedance,
+    with_quantiles,
+)
 from nowcast.durable import replacing_folder, sha256
 from nowcast.frames import Window, as_inputs, check_observed, input_frames, tiles
-from nowcast.networks import build, settings_of, version_of
+from nowcast.networks import build, grid_multiples, load_keras, settings_of, version_of
+from nowcast.networks.heads import SEQUENCE_HEADS, Head
 from nowcast.rainrate import Transform
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS, WEIGHTS, MANIFEST = "settings.json", "network.weights.h5", "manifest.json"
+MEDIAN = 0.5
+DISTRIBUTION_OF = {"exceedance": EXCEEDANCE, "quantiles": QUANTILES}  # by the head's kind
 SPACING_TOLERANCE = 0.01  # part by which a grid spacing may differ from the one trained on
 LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut into tiles
 TILE = 512  # pixels along y and x, of a network that takes any grid
@@ -35,12 +48,18 @@ class NeuralSettings:
     ----------
     network, network_version, network_settings
         Which network, the version of its code, and its own settings.
+    channels
+        Of its input: value and observed, or 1 for values alone.
+    head
+        What the network's outputs mean.
     variable, transform, window
         What is forecast, the scale the network sees, and the frames.
     grid : (y, x)
         Pixels trained on.
     grid_spacing, grid_units
         Of the grid trained on; a network knows motion in pixels, so they must be the same.
+    points : (y, x) of each
+        Of a series, in the coordinates of the grid; none for an areal mean.
     provenance
         What it was trained on and by which code.
     """
@@ -48,12 +67,15 @@ class NeuralSettings:
     network: str
     network_version: int
     network_settings: dict[str, Any]
+    head: Head
     variable: Variable
     transform: Transform
     window: Window
     grid: tuple[int, int]
     grid_spacing: float
     grid_units: str
+    points: tuple[tuple[float, float], ...] = ()
+    channels: int = 2
     provenance: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -61,10 +83,11 @@ class NeuralSettings:
         """Whether it takes grids of other sizes than the one trained on."""
         return bool(settings_of(self.network, self.network_settings).any_grid)
 
-    @property
-    def grid_multiple(self) -> int:
-        """Both sides of a grid are padded, with missing pixels, to a multiple of this."""
-        return int(settings_of(self.network, self.network_settings).grid_multiple)
+    def padded(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Give the least grid that the network takes and that holds this one."""
+        multiples = grid_multiples(settings_of(self.network, self.network_settings), grid)
+        height, width = (-(-side // by) * by for side, by in zip(grid, multiples, strict=True))
+        return height, width
 
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as JSON types."""
@@ -82,16 +105,23 @@ class NeuralSettings:
             If something is absent, unknown or of another format.
         """
         content = dict(content)
-        if content.pop("format", None) != FORMAT:
-            raise ValueError(f"a saved nowcaster must be of format {FORMAT}")
+        found = content.pop("format", None)
+        if found != FORMAT:
+            raise ValueError(
+                f"a saved nowcaster must be of format {FORMAT}; this one is of {found!r}, of "
+                "another nowcast; train it again, or install the nowcast it was trained with"
+            )
         try:
+            head = dict(content.pop("head"))
             window = dict(content.pop("window"))
             step = pd.Timedelta(seconds=window.pop("step"))
             return cls(
+                head=Head(head["kind"], tuple(head["levels"]), tuple(head["labels"])),
                 variable=Variable(**content.pop("variable")),
                 transform=Transform(**content.pop("transform")),
                 window=Window(step=step, **window),
                 grid=tuple(content.pop("grid")),
+                points=tuple(map(tuple, content.pop("points"))),
                 **content,
             )
         except (KeyError, TypeError) as error:
@@ -134,7 +164,7 @@ class NeuralNowcaster:
             If the grid, a base time or a lead time does not fit the network.
         """
         return nowcast_with(
-            self.settings, self.forecast, observed, base_times=base_times, lead_times=lead_times
+            self.settings, self.forecasts, observed, base_times=base_times, lead_times=lead_times
         )
 
     def forecast(self, frames: np.ndarray) -> np.ndarray:
@@ -148,21 +178,59 @@ class NeuralNowcaster:
         Returns
         -------
         lead_frames : (batch, lead frame, y, x)
-            In physical units, NaN where an input frame was.
+            In physical units, NaN where an input frame was. Of probabilities or quantiles, the
+            median; see `median_of_exceedance` and `median_of_quantiles`.
         """
+        return self.forecasts(frames)[self.settings.variable.name]
+
+    def forecasts(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """Give all that the network's head gives, by the name of the variable in a nowcast.
+
+        Parameters
+        ----------
+        frames : (batch, frame, y, x)
+            As `forecast` takes them.
+
+        Returns
+        -------
+        dict
+            The lead frames, and for a head ``exceedance`` or ``quantiles`` its
+            ``(batch, level, lead frame, y, x)``.
+        """
+        settings, head = self.settings, self.settings.head
+        values = self._blended(frames)
+        field = values[..., 0]
+        if head.kind == "exceedance":
+            field = median_of_exceedance(values, settings)
+        if head.kind == "quantiles":
+            field = median_of_quantiles(values, head.levels)
+        forecasts = {settings.variable.name: field}
+        if head.kind in DISTRIBUTION_OF:
+            forecasts[DISTRIBUTION_OF[head.kind]] = np.moveaxis(values, -1, 1)
+        return {name: array.astype(np.float32) for name, array in forecasts.items()}
+
+    def _blended(self, frames: np.ndarray) -> np.ndarray:
+        """Give the values of the head on the whole grid, missing where an input frame was."""
         _, count, height, width = frames.shape
         if count != self.settings.window.input_frames:
             raise ValueError(
                 f"this nowcaster needs {self.settings.window.input_frames} frames; received {count}"
             )
-        values = np.zeros((len(frames), self.settings.window.lead_frames, height, width))
+        head, variable = self.settings.head, self.settings.variable
+        leads = self.settings.window.lead_frames
+        values = np.zeros((len(frames), leads, height, width, head.outputs), np.float32)
         for (rows, columns), weights in self._tiles((height, width)):
-            values[..., rows, columns] += weights * self._forecast(frames[..., rows, columns])
-        values = np.clip(values, self.settings.variable.valid_min, self.settings.variable.valid_max)
-        seen = np.isfinite(frames).all(axis=1, keepdims=True)
+            tile = self._forecast(frames[..., rows, columns])
+            values[:, :, rows, columns] += weights[..., None] * tile
+        probable = head.kind == "exceedance"
+        low, high = (0.0, 1.0) if probable else (variable.valid_min, variable.valid_max)
+        values = np.clip(values, low, high)
         if np.isnan(values).any():  # it would pass for "not observed"
             raise ValueError(f"network {self.settings.network!r} gave NaN; train it again")
-        return np.where(seen, values, np.nan).astype(np.float32)
+        seen = np.isfinite(frames).all(axis=1)[:, None, :, :, None]
+        # By construction they fall or rise along the levels, but for the rounding of 32-bit floats.
+        ordered = np.minimum.accumulate if probable else np.maximum.accumulate
+        return np.where(seen, ordered(values, axis=-1), np.nan)
 
     def _tiles(self, grid: tuple[int, int]) -> list[tuple[tuple[slice, slice], np.ndarray]]:
         """Cut a grid that the network cannot take, or that is too large, into tiles that blend."""
@@ -170,30 +238,26 @@ class NeuralNowcaster:
         if not self.settings.takes_any_grid:
             size = self.settings.grid
         elif grid[0] * grid[1] > LARGEST_GRID:
-            size = (min(grid[0], self._padded(TILE)), min(grid[1], self._padded(TILE)))
+            tall, wide = self.settings.padded((TILE, TILE))
+            size = (min(grid[0], tall), min(grid[1], wide))
         return tiles(grid, size, int(OVERLAP * min(size)))
 
     def _forecast(self, frames: np.ndarray) -> np.ndarray:
-        """Give what the network makes of one tile, in physical units."""
+        """Give what the network's head makes of one tile: physical values, or probabilities."""
         height, width = frames.shape[2:]
-        tall, wide = self._padded(height), self._padded(width)
-        padding = ((0, 0), (0, 0), (0, tall - height), (0, wide - width))
-        scaled = self.settings.transform.forward(frames.astype(np.float32))
-        inputs = as_inputs(np.pad(scaled, padding, constant_values=np.nan))
-        outputs = np.asarray(self._network((tall, wide))(inputs, training=False))
-        values: np.ndarray = self.settings.transform.inverse(outputs[:, :, :height, :width, 0])
-        return values
+        grid = self.settings.padded((height, width))
+        inputs = network_inputs(self.settings, frames)
+        raw = self._network(grid)(inputs, training=False)[:, :, :height, :width]
+        values: np.ndarray = load_keras().ops.convert_to_numpy(self.settings.head.values(raw))
+        if self.settings.head.kind == "exceedance":
+            return values
+        physical: np.ndarray = self.settings.transform.inverse(values)
+        return physical
 
     def save(self, folder: Path | str) -> Path:
         """Write settings, weights and their hashes to a folder, whole or not at all."""
-        folder = Path(folder)
-        with replacing_folder(folder) as temporary:
-            (temporary / SETTINGS).write_text(json.dumps(self.settings.to_dict(), indent=2))
-            self._network(self.settings.grid).save_weights(temporary / WEIGHTS)
-            hashes = {name: sha256(temporary / name) for name in (SETTINGS, WEIGHTS)}
-            (temporary / MANIFEST).write_text(json.dumps(hashes, indent=2))
-        self.sha256 = hashes[WEIGHTS]
-        return folder
+        self.sha256 = save_network(folder, self.settings, self._network)
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: Path | str) -> "NeuralNowcaster":
@@ -204,37 +268,113 @@ class NeuralNowcaster:
         ValueError
             If a file is absent, changed since it was saved, or does not fit.
         """
-        folder = Path(folder)
-        hashes = _read_json(folder / MANIFEST)
-        for name in (SETTINGS, WEIGHTS):
-            if not (folder / name).is_file() or sha256(folder / name) != hashes.get(name):
-                raise ValueError(f"{folder / name} is absent or not what was saved; restore it")
-        settings = NeuralSettings.from_dict(_read_json(folder / SETTINGS))
-        if settings.network_version != version_of(settings.network):
+        settings, weights, digest = load_network(folder)
+        if settings.head.kind in SEQUENCE_HEADS:
             raise ValueError(
-                f"{folder} was trained with version {settings.network_version} of network "
-                f"{settings.network!r}; this nowcast has version {version_of(settings.network)}; "
-                "train it again, or install the nowcast it was trained with"
+                f"{folder} holds a predictor of {settings.head.kind}: it gives no frames to issue "
+                "or promote; score it with `nowcast verify`, or call its predict, see "
+                "nowcast.predictors"
             )
-        if (folder / WEIGHTS).stat().st_size > LARGEST_WEIGHTS:
-            raise ValueError(f"{folder / WEIGHTS} is larger than {LARGEST_WEIGHTS} bytes")
-        network = _network(settings, settings.grid)
-        network.load_weights(folder / WEIGHTS)
-        return cls(settings, network.get_weights(), sha256=hashes[WEIGHTS])
+        return cls(settings, weights, sha256=digest)
 
     def _build(self, grid: tuple[int, int]) -> Any:
-        network = _network(self.settings, grid)
-        network.set_weights(self.weights)
-        return network
+        return network_with(self.settings, self.weights, grid)
 
-    def _padded(self, side: int) -> int:
-        multiple = self.settings.grid_multiple
-        return -(-side // multiple) * multiple
+
+def network_with(settings: NeuralSettings, weights: list[np.ndarray], grid: tuple[int, int]) -> Any:
+    """Build a network for a grid that it takes, and give it its weights."""
+    network = _network(settings, grid)
+    network.set_weights(weights)
+    return network
+
+
+def network_inputs(settings: NeuralSettings, frames: np.ndarray) -> np.ndarray:
+    """Give what the network sees of frames, padded with missing pixels to a grid that it takes.
+
+    Parameters
+    ----------
+    settings
+        Of the network.
+    frames : (batch, frame, y, x)
+        In physical units, NaN where not observed.
+
+    Raises
+    ------
+    ValueError
+        If a pixel is missing and the network cannot know.
+    """
+    missing = np.isnan(frames).sum() if settings.channels == 1 else 0
+    if missing:
+        raise ValueError(
+            f"this network sees values alone (network.channels=1), and {missing} pixels are "
+            "missing; train one that is told what was observed"
+        )
+    grid = frames.shape[2:]
+    padding = [(0, more - side) for more, side in zip(settings.padded(grid), grid, strict=True)]
+    scaled = settings.transform.forward(frames.astype(np.float32))
+    inputs = as_inputs(np.pad(scaled, [(0, 0), (0, 0), *padding], constant_values=np.nan))
+    return inputs[..., : settings.channels]
+
+
+def save_network(
+    folder: Path | str, settings: NeuralSettings, network: Callable[[tuple[int, int]], Any]
+) -> str:
+    """Write settings, weights and their hashes to a folder, whole or not at all.
+
+    Parameters
+    ----------
+    folder
+        Replaced if it is there.
+    settings
+        Of the network.
+    network
+        Gives the network with its weights for a grid.
+
+    Returns
+    -------
+    str
+        SHA-256 of the weights file.
+    """
+    with replacing_folder(Path(folder)) as temporary:
+        (temporary / SETTINGS).write_text(json.dumps(settings.to_dict(), indent=2))
+        network(settings.padded(settings.grid)).save_weights(temporary / WEIGHTS)
+        hashes = {name: sha256(temporary / name) for name in (SETTINGS, WEIGHTS)}
+        (temporary / MANIFEST).write_text(json.dumps(hashes, indent=2))
+    return hashes[WEIGHTS]
+
+
+def load_network(folder: Path | str) -> tuple[NeuralSettings, list[np.ndarray], str]:
+    """Read settings, weights and their hash from a folder that `save_network` wrote.
+
+    No code from the folder runs, nothing is unpickled.
+
+    Raises
+    ------
+    ValueError
+        If a file is absent, changed since it was saved, or does not fit.
+    """
+    folder = Path(folder)
+    hashes = _read_json(folder / MANIFEST)
+    for name in (SETTINGS, WEIGHTS):
+        if not (folder / name).is_file() or sha256(folder / name) != hashes.get(name):
+            raise ValueError(f"{folder / name} is absent or not what was saved; restore it")
+    settings = NeuralSettings.from_dict(_read_json(folder / SETTINGS))
+    if settings.network_version != version_of(settings.network):
+        raise ValueError(
+            f"{folder} was trained with version {settings.network_version} of network "
+            f"{settings.network!r}; this nowcast has version {version_of(settings.network)}; "
+            "train it again, or install the nowcast it was trained with"
+        )
+    if (folder / WEIGHTS).stat().st_size > LARGEST_WEIGHTS:
+        raise ValueError(f"{folder / WEIGHTS} is larger than {LARGEST_WEIGHTS} bytes")
+    network = _network(settings, settings.padded(settings.grid))
+    network.load_weights(folder / WEIGHTS)
+    return settings, network.get_weights(), hashes[WEIGHTS]
 
 
 def nowcast_with(
     settings: NeuralSettings,
-    forecast: Callable[[np.ndarray], np.ndarray],
+    forecasts: Callable[[np.ndarray], dict[str, np.ndarray]],
     observed: xr.Dataset,
     *,
     base_times: pd.DatetimeIndex,
@@ -246,8 +386,9 @@ def nowcast_with(
     ----------
     settings
         Of the network.
-    forecast
-        ``(batch, frame, y, x)`` to ``(batch, lead frame, y, x)``, physical units.
+    forecasts
+        ``(batch, frame, y, x)`` in physical units to arrays by the name of their variable, as
+        `NeuralNowcaster.forecasts` gives them; the field must be among them.
     observed, base_times, lead_times
         See `Nowcaster`.
 
@@ -256,24 +397,107 @@ def nowcast_with(
     ValueError
         If the grid, a base time or a lead time does not fit the network.
     """
+    name = settings.variable.name
+    leads = _lead_positions(settings.window, lead_times)
+    frames = windows_of(settings, observed, base_times)
+    arrays, levels = forecasts(frames), settings.head.levels
+    nowcast = build_nowcast(
+        arrays[name][:, leads],
+        observed=observed,
+        variable=settings.variable,
+        base_times=base_times,
+        lead_times=lead_times,
+    )
+    if EXCEEDANCE in arrays:
+        nowcast = with_exceedance(nowcast, arrays[EXCEEDANCE][:, :, leads], thresholds=levels)
+    if QUANTILES in arrays:
+        nowcast = with_quantiles(nowcast, arrays[QUANTILES][:, :, leads], quantiles=levels)
+    return check_nowcast(nowcast, settings.variable)
+
+
+def median_of_exceedance(probabilities: np.ndarray, settings: NeuralSettings) -> np.ndarray:
+    """Give the field that is exceeded as likely as not.
+
+    Where the probability crosses 1/2 between two thresholds, linearly on the transform's scale;
+    the highest threshold where that is reached. Where not even the lowest is, it is dry: the
+    lowest valid value of rain; of another quantity, the lowest threshold, the nearest known. So
+    the field reaches a threshold exactly where its probability is 1/2 or more.
+
+    Parameters
+    ----------
+    probabilities : (..., threshold)
+        That fall along the thresholds; NaN where missing.
+    settings
+        Whose head's levels are the thresholds.
+
+    Returns
+    -------
+    field : (...)
+        In physical units, NaN where missing.
+    """
+    thresholds, variable = settings.head.levels, settings.variable
+    scaled = settings.head.levels_on(settings.transform)
+    reached = (probabilities >= MEDIAN).sum(axis=-1)
+    below = np.clip(reached - 1, 0, len(scaled) - 1)
+    above = np.clip(reached, 0, len(scaled) - 1)
+    at_below, at_above = (
+        np.take_along_axis(probabilities, place[..., None], axis=-1)[..., 0]
+        for place in (below, above)
+    )
+    step = np.where(at_below > at_above, at_below - at_above, 1.0)
+    part = np.where(above > below, (at_below - MEDIAN) / step, 0.0)
+    field = settings.transform.inverse(scaled[below] + part * (scaled[above] - scaled[below]))
+    lowest = variable.valid_min if variable.name in VARIABLES else thresholds[0]
+    field = np.where(reached > 0, np.maximum(field, _rounded_up(thresholds)[below]), lowest)
+    return np.where(np.isnan(probabilities[..., 0]), np.nan, field)
+
+
+def _rounded_up(thresholds: tuple[float, ...]) -> np.ndarray:
+    """Give the 32-bit floats that reach thresholds, which the nearest may miss by a hair."""
+    nearest = np.array(thresholds, np.float32)
+    above = np.nextafter(nearest, np.float32(np.inf))
+    return np.where(nearest < np.array(thresholds), above, nearest)
+
+
+def median_of_quantiles(values: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
+    """Give the quantile 0.5, linearly between its neighbours, or the nearest that there is.
+
+    Parameters
+    ----------
+    values : (..., quantile)
+        NaN where missing.
+    quantiles
+        Of these, between 0 and 1, rising.
+    """
+    place = float(np.interp(MEDIAN, quantiles, np.arange(len(quantiles))))
+    low, part = int(place), place % 1.0
+    if not part:
+        return values[..., low]
+    return (1.0 - part) * values[..., low] + part * values[..., low + 1]
+
+
+def windows_of(
+    settings: NeuralSettings, observed: xr.Dataset, base_times: pd.DatetimeIndex
+) -> np.ndarray:
+    """Give the input frames of each base time.
+
+    Returns
+    -------
+    frames : (base time, frame, y, x)
+        In physical units, NaN where not observed.
+
+    Raises
+    ------
+    ValueError
+        If the grid or a base time does not fit, or a frame has no observed pixel.
+    """
     name, window = settings.variable.name, settings.window
     _check_grid(settings, observed)
-    leads = _lead_positions(window, lead_times)
     windows = [
         input_frames(observed, base_time=base_time, frames=window.input_frames, step=window.step)
         for base_time in base_times
     ]
-    frames = np.stack([check_observed(one, name)[name].values for one in windows])
-    return check_nowcast(
-        build_nowcast(
-            forecast(frames)[:, leads],
-            observed=observed,
-            variable=settings.variable,
-            base_times=base_times,
-            lead_times=lead_times,
-        ),
-        settings.variable,
-    )
+    return np.stack([check_observed(one, name)[name].values for one in windows])
 
 
 def _check_grid(settings: NeuralSettings, observed: xr.Dataset) -> None:
@@ -311,6 +535,8 @@ def _network(settings: NeuralSettings, grid: tuple[int, int]) -> Any:
         input_frames=settings.window.input_frames,
         lead_frames=settings.window.lead_frames,
         grid=grid,
+        head=settings.head,
+        channels=settings.channels,
     )
 
 

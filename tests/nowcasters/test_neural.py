@@ -5,17 +5,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nowcast.conventions import RAIN_RATE, REFLECTIVITY, check_nowcast
 from nowcast.data.synthetic import synthesise
-from nowcast.networks import NETWORKS
-from nowcast.nowcasters import open_nowcaster
-from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.networks.heads import Head
+from nowcast.nowcasters import neural, open_nowcaster
+from nowcast.nowcasters.neural import (
+    NeuralNowcaster,
+    median_of_exceedance,
+    median_of_quantiles,
+)
+from nowcast.rainrate import Transform
 from nowcast.testing import check_nowcaster
 from nowcast.training import fit, prepare
+from nowcast.verification.cases import verify
 
+# One that takes any grid and one that does not: all others are alike to what is tested here.
 SETTINGS = {"convlstm": "{filters=[8]}", "cnn_lstm": "{filters=[4,8], units=16}"}
+LEVELS = {"exceedance": (0.1, 0.5, 2.0), "quantiles": (0.1, 0.5, 0.9)}
 
 
-@pytest.fixture(scope="module", params=sorted(NETWORKS))
+@pytest.fixture(scope="module", params=sorted(SETTINGS))
 def nowcaster(request, small_config, small_observed, tmp_path_factory):
     name = request.param
     config = small_config.replace(
@@ -138,15 +147,13 @@ def test_tiles_of_a_local_function_equal_the_whole_away_from_seams(nowcaster, mo
     """The mean of the pixels around each, as of a network that sees two pixels far."""
     from scipy.ndimage import uniform_filter
 
-    from nowcast.nowcasters import neural
-
     def local(_, frames):
         means = uniform_filter(frames[:, -1:], size=(1, 1, 5, 5), mode="constant")
-        return np.repeat(means, 2, axis=1)
+        return np.repeat(means, 2, axis=1)[..., None]
 
     monkeypatch.setattr(NeuralNowcaster, "_forecast", local)
     frames = np.random.default_rng(0).uniform(0, 9, (2, 3, 50, 70)).astype(np.float32)
-    whole = local(None, frames)
+    whole = local(None, frames)[..., 0]
     monkeypatch.setattr(neural, "LARGEST_GRID", 100)
     monkeypatch.setattr(neural, "TILE", 32)
     tiled = nowcaster.forecast(frames)
@@ -161,3 +168,180 @@ def test_tiles_of_a_local_function_equal_the_whole_away_from_seams(nowcaster, mo
     assert 0.1 < seam.mean() < 0.9
     np.testing.assert_allclose(tiled[..., ~seam], whole[..., ~seam], rtol=1e-5)
     assert np.abs(tiled - whole)[..., seam].max() > 0.01
+
+
+@pytest.fixture(scope="module", params=sorted(LEVELS))
+def probable(request, small_config, small_observed, tmp_path_factory):
+    """A nowcaster of probabilities, or of quantiles, whose training lowered its loss."""
+    head = request.param
+    config = small_config.replace(
+        [
+            f"network.head={head}",
+            f"network.levels={list(LEVELS[head])}",
+            "network.settings={filters=[8]}",
+            "training.loss=crps",
+            "training.epochs=3",
+        ]
+    )
+    losses = []
+    fitted = fit(
+        config,
+        prepare(config, small_observed, work=tmp_path_factory.mktemp("work")),
+        on_epoch=lambda _, figures: losses.append(figures["loss"]),
+        verbose=0,
+    )
+    assert losses[-1] < losses[0]
+    return fitted
+
+
+def _whole(nowcaster, observed):
+    return nowcaster.nowcast(
+        observed,
+        base_times=observed["time"].to_index()[4:6],
+        lead_times=pd.to_timedelta([20], unit="min"),
+    )
+
+
+def test_a_nowcast_holds_what_the_head_gives(probable, small_observed):
+    nowcast = _whole(probable, small_observed)
+    head = probable.settings.head
+    name, axis = {
+        "exceedance": ("probability_of_exceedance", "threshold"),
+        "quantiles": ("value_at_quantile", "quantile"),
+    }[head.kind]
+    assert set(nowcast) == {"rain_rate", name}
+    assert nowcast[name].dims == ("base_time", axis, "lead_time", "y", "x")
+    assert nowcast[axis].values.tolist() == list(head.levels)
+    frames = small_observed["rain_rate"].values[None, 2:5]
+    second_lead = probable.forecasts(frames)[name][:, :, 1]
+    np.testing.assert_allclose(nowcast[name].values[0, :, 0], second_lead[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_field_is_the_median_of_what_it_comes_with(probable, small_observed):
+    nowcast = _whole(probable, small_observed)
+    if probable.settings.head.kind == "quantiles":
+        median = nowcast["value_at_quantile"].sel(quantile=0.5)
+        np.testing.assert_array_equal(nowcast["rain_rate"], median)
+        return
+    likely = nowcast["probability_of_exceedance"] >= 0.5
+    reached = nowcast["rain_rate"] >= nowcast["threshold"]
+    assert likely.any()
+    assert (likely == reached.transpose(*likely.dims)).all()
+
+
+def test_missing_input_is_missing_in_every_level(probable, small_observed):
+    holed = small_observed.copy(deep=True)
+    holed["rain_rate"][3, 2:5, 7] = np.nan
+    for array in _whole(probable, holed).values():
+        hidden = array.isnull().all([dim for dim in array.dims if dim not in ("y", "x")])
+        assert hidden.values[2:5, 7].all()
+        assert int(array.isnull().sum()) == 3 * array.size // (16 * 16)
+
+
+def test_tiles_blend_probabilities_and_quantiles(probable, monkeypatch):
+    larger = synthesise(hours=2, size=24).load()
+    whole = _whole(probable, larger)
+    monkeypatch.setattr(neural, "LARGEST_GRID", 100)
+    monkeypatch.setattr(neural, "TILE", 16)
+    assert len(probable._tiles((24, 24))) == 4
+    tiled = check_nowcast(_whole(probable, larger))
+    for name in whole:
+        assert tiled[name].notnull().all()
+        corner = {"y": slice(4), "x": slice(4)}  # of one tile alone, far from its other sides
+        np.testing.assert_allclose(
+            tiled[name].isel(corner), whole[name].isel(corner), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_the_field_is_what_is_scored_beside_baselines(probable, small_observed):
+    base_times = small_observed["time"].to_index()[4:6]
+    lead_times = pd.to_timedelta([10], unit="min")
+    nowcasters = {"network": probable, "persistence": open_nowcaster("persistence")}
+    scores = verify(
+        nowcasters,
+        small_observed,
+        base_times=base_times,
+        lead_times=lead_times,
+        thresholds=(0.5,),
+        baselines=("persistence",),
+    )
+    field = probable.nowcast(small_observed, base_times=base_times, lead_times=lead_times)
+    later = small_observed["rain_rate"].sel(time=base_times + lead_times[0]).values
+    expected = np.abs(field["rain_rate"].values[:, 0] - later).mean()
+    assert float(scores["mae"].sel(nowcaster="network")[0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_saved_head_is_loaded_with_its_levels(probable, small_observed, tmp_path):
+    loaded = NeuralNowcaster.load(probable.save(tmp_path / "saved"))
+    assert loaded.settings.head == probable.settings.head
+    expected = _whole(probable, small_observed)
+    assert _whole(loaded, small_observed).identical(expected)
+
+
+def test_a_folder_of_an_earlier_format_is_refused_kindly(nowcaster):
+    content = {**nowcaster.settings.to_dict(), "format": 1}
+    with pytest.raises(ValueError, match=r"of format 2; this one is of 1, .*; train it again"):
+        type(nowcaster.settings).from_dict(content)
+
+
+def _settings(nowcaster, levels, variable=RAIN_RATE):
+    return dataclasses.replace(
+        nowcaster.settings,
+        head=Head("exceedance", levels),
+        variable=variable,
+        transform=Transform("linear", top=10.0),
+    )
+
+
+def test_the_median_lies_where_the_probability_crosses_one_half(nowcaster):
+    probabilities = np.array(
+        [
+            [0.9, 0.7, 0.3],  # halfway from 2 to 6
+            [0.8, 0.4, 0.1],  # three quarters of the way from 1 to 2
+            [0.9, 0.5, 0.0],  # at 2
+            [0.9, 0.8, 0.6],  # at least 6
+            [0.4, 0.1, 0.0],  # dry
+            [np.nan, np.nan, np.nan],
+        ]
+    )
+    found = median_of_exceedance(probabilities, _settings(nowcaster, (1.0, 2.0, 6.0)))
+    np.testing.assert_allclose(found, [4.0, 1.75, 2.0, 6.0, 0.0, np.nan], rtol=1e-6)
+
+
+def test_between_thresholds_the_median_is_linear_on_the_scale_of_the_network(nowcaster):
+    settings = dataclasses.replace(
+        _settings(nowcaster, (1.0, 15.0)), transform=Transform("log", reference=1.0, top=10.0)
+    )
+    found = median_of_exceedance(np.array([[0.6, 0.4]]), settings)
+    np.testing.assert_allclose(found, [np.sqrt(2.0 * 16.0) - 1.0], rtol=1e-6)
+
+
+def test_the_median_reaches_a_threshold_that_no_32_bit_float_is(nowcaster):
+    settings = _settings(nowcaster, (0.3, 0.7, 2.3))
+    assert float(np.float32(0.7)) < 0.7
+    probabilities = np.array([[0.5, 0.4, 0.3], [0.9, 0.5, 0.3], [0.9, 0.8, 0.5]])
+    found = median_of_exceedance(probabilities, settings).astype(np.float32).astype(float)
+    assert (found >= [0.3, 0.7, 2.3]).all()
+    np.testing.assert_allclose(found, [0.3, 0.7, 2.3], rtol=1e-6)
+
+
+def test_below_the_lowest_threshold_only_rain_is_dry(nowcaster):
+    unlikely = np.array([[0.3, 0.1]])
+    temperature = dataclasses.replace(RAIN_RATE, name="t2m", valid_min=150.0, valid_max=350.0)
+    for variable, lowest in ((RAIN_RATE, 0.0), (REFLECTIVITY, 0.0), (temperature, 270.0)):
+        settings = _settings(nowcaster, (270.0, 280.0), variable)
+        assert median_of_exceedance(unlikely, settings).tolist() == [lowest]
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "expected"),
+    [
+        ((0.1, 0.5, 0.9), 2.0),
+        ((0.2, 0.4, 0.8), 3.0),
+        ((0.6, 0.8, 0.9), 1.0),
+        ((0.1, 0.2, 0.3), 6.0),
+    ],
+)
+def test_the_median_of_quantiles_is_read_or_interpolated(quantiles, expected):
+    values = np.array([[1.0, 2.0, 6.0], [np.nan] * 3])
+    np.testing.assert_allclose(median_of_quantiles(values, quantiles), [expected, np.nan])
