@@ -308,7 +308,7 @@ class ConvLSTM2D(_ConvRecurrent2D):
     --------
     >>> frames = ops.ones((2, 5, 6, 7, 1))
     >>> _, *states = ConvLSTM2D(8, 3, padding="same", return_state=True)(frames)
-    >>> ConvLSTM2D(8, 3, steps=4, return_sequences=True)(states).shape
+    >>> tuple(ConvLSTM2D(8, 3, steps=4, return_sequences=True)(states).shape)
     (2, 4, 6, 7, 8)
     """
 
@@ -385,7 +385,7 @@ class ConvGRU2D(_ConvRecurrent2D):
     --------
     >>> frames = ops.ones((2, 5, 6, 7, 1))
     >>> _, state = ConvGRU2D(8, 3, padding="same", return_state=True)(frames)
-    >>> ConvGRU2D(8, 3, steps=4, return_sequences=True)([state]).shape
+    >>> tuple(ConvGRU2D(8, 3, steps=4, return_sequences=True)([state]).shape)
     (2, 4, 6, 7, 8)
     """
 
