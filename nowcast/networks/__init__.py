@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nowcast.networks.heads import FRAME_HEADS, Head
+from nowcast.networks.tasks import Task
 
 NETWORKS = {
     "cnn_lstm": "nowcast.networks.cnn_lstm",
@@ -109,7 +110,9 @@ def build(
     Returns
     -------
     keras.Model
-        Not compiled.
+        ``(batch, frame, y, x, channel)`` to raw outputs ``(batch, lead frame, y, x, output)``; to
+        ``(batch, lead frame, output)`` for the head ``series``, to ``(batch, output)`` for
+        ``classes``. Not compiled.
 
     Raises
     ------
@@ -125,14 +128,8 @@ def build(
     head = head or Head()
     check_head(name, head)
     load_keras()
-    return import_module(NETWORKS[name]).build(
-        complete,
-        input_frames=input_frames,
-        lead_frames=lead_frames,
-        grid=grid,
-        channels=channels,
-        head=head,
-    )
+    task = Task(input_frames, lead_frames, grid, channels, head)
+    return import_module(NETWORKS[name]).build(complete, task)
 
 
 def check_head(name: str, head: Head) -> None:

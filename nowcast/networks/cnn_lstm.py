@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nowcast.networks import backbones
-from nowcast.networks.heads import FRAME_HEADS, SEQUENCE_HEADS, Head
+from nowcast.networks.heads import FRAME_HEADS, SEQUENCE_HEADS
 from nowcast.networks.sizes import check_layers, check_positive
+from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 HEADS = (*FRAME_HEADS, *SEQUENCE_HEADS)
@@ -124,15 +125,7 @@ class Settings:
         return True
 
 
-def build(
-    settings: Settings,
-    *,
-    input_frames: int,
-    lead_frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    head: Head,
-) -> Any:
+def build(settings: Settings, task: Task) -> Any:
     """Build the network: for frames and series, a second LSTM starts in the states of the first.
 
     One vector cannot hold a rain field, so at each scale the decoder of frames also sees the
@@ -143,20 +136,8 @@ def build(
     ----------
     settings
         See `Settings`.
-    input_frames, lead_frames
-        Of the window.
-    grid : (y, x)
-        Pixels.
-    channels
-        Of the input.
-    head
-        How many outputs there are, and whether of frames, of a series or of the whole sequence.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``; to
-        ``(batch, lead frame, output)`` for ``series``, to ``(batch, output)`` for ``classes``.
+    task
+        What it is built for.
 
     Raises
     ------
@@ -166,30 +147,30 @@ def build(
     import keras
     from keras import layers, ops
 
-    sides = tuple(side for side in grid if side > 1)
+    sides = tuple(side for side in task.grid if side > 1)
     _check_kernel(settings, sides)
-    frames = keras.Input((input_frames, *grid, channels), name="frames")
+    frames = keras.Input(task.shape, name="frames")
     fields = frames
-    if len(sides) < len(grid):
-        fields = ops.reshape(frames, (-1, input_frames, *sides, channels))
-    skips = settings.skips and head.kind in FRAME_HEADS
+    if len(sides) < len(task.grid):
+        fields = ops.reshape(frames, (-1, task.input_frames, *sides, task.channels))
+    skips = settings.skips and task.head.kind in FRAME_HEADS
     scales, features = _encoded(settings, fields, scales_too=skips)
-    if head.kind == "classes":
+    if task.head.kind == "classes":
         last = layers.LSTM(settings.units, name="encoder")(features)
-        outputs = layers.Dense(head.outputs, dtype="float32", name="classes")(last)
+        outputs = layers.Dense(task.head.outputs, dtype="float32", name="classes")(last)
         return keras.Model(frames, outputs, name="cnn_lstm")
     _, *states = layers.LSTM(settings.units, return_state=True, name="encoder")(features)
-    repeated = layers.RepeatVector(lead_frames)(states[0])
+    repeated = layers.RepeatVector(task.lead_frames)(states[0])
     hidden = layers.LSTM(settings.units, return_sequences=True, name="forecaster")(
         repeated, initial_state=states
     )
-    if head.kind == "series":
-        outputs = layers.Dense(head.outputs, dtype="float32", name="series")(hidden)
+    if task.head.kind == "series":
+        outputs = layers.Dense(task.head.outputs, dtype="float32", name="series")(hidden)
         return keras.Model(frames, outputs, name="cnn_lstm")
     seen = [fields, *scales] if skips else []
-    rain = _decoded(settings, hidden, seen, sides=sides, outputs=head.outputs)
-    if len(sides) < len(grid):
-        rain = ops.reshape(rain, (-1, lead_frames, *grid, head.outputs))
+    rain = _decoded(settings, hidden, seen, sides=sides, outputs=task.head.outputs)
+    if len(sides) < len(task.grid):
+        rain = ops.reshape(rain, (-1, task.lead_frames, *task.grid, task.head.outputs))
     return keras.Model(frames, rain, name="cnn_lstm")
 
 

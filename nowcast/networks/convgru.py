@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nowcast.networks.heads import Head
 from nowcast.networks.sizes import (
     check_fits,
     check_layers,
@@ -19,6 +18,7 @@ from nowcast.networks.sizes import (
     check_positive,
     for_each_layer,
 )
+from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 
@@ -70,34 +70,15 @@ class Settings:
         return True
 
 
-def build(
-    settings: Settings,
-    *,
-    input_frames: int,
-    lead_frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    head: Head,
-) -> Any:
+def build(settings: Settings, task: Task) -> Any:
     """Build the network; see `encode_and_forecast`.
 
     Parameters
     ----------
     settings
         See `Settings`.
-    input_frames, lead_frames
-        Of the window.
-    grid : (y, x)
-        Pixels.
-    channels
-        Of the input.
-    head
-        How many outputs there are.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``, raw.
+    task
+        What it is built for.
 
     Raises
     ------
@@ -108,7 +89,7 @@ def build(
 
     from nowcast.networks.layers import ConvGRU2D
 
-    sides = layer_grids(settings.strides, grid)
+    sides = layer_grids(settings.strides, task.grid)
     for kernel, side in zip(settings.kernels, sides, strict=True):
         check_fits("kernel", kernel, side)
         check_fits("input_kernel", settings.input_kernel, side)
@@ -127,15 +108,15 @@ def build(
             return_state=True,
         )
 
-    frames = keras.Input((input_frames, *grid, channels), name="frames")
+    frames = keras.Input(task.shape, name="frames")
     rain = encode_and_forecast(
         frames,
         recurrent,
-        lead_frames=lead_frames,
+        lead_frames=task.lead_frames,
         filters=settings.filters,
         strides=settings.strides,
         features=settings.features,
-        outputs=head.outputs,
+        outputs=task.head.outputs,
     )
     return keras.Model(frames, rain, name="convgru")
 

@@ -11,7 +11,6 @@ convolutions between the layers, so that a deep layer sees motion far in one ste
 from dataclasses import dataclass
 from typing import Any
 
-from nowcast.networks.heads import Head
 from nowcast.networks.patches import from_patches, to_patches
 from nowcast.networks.sizes import (
     check_fits,
@@ -20,6 +19,7 @@ from nowcast.networks.sizes import (
     check_positive,
     for_each_layer,
 )
+from nowcast.networks.tasks import Task
 
 VERSION = 2  # raised whenever weights of the network before would no longer fit or mean the same
 
@@ -83,15 +83,7 @@ class Settings:
         return True
 
 
-def build(
-    settings: Settings,
-    *,
-    input_frames: int,
-    lead_frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    head: Head,
-) -> Any:
+def build(settings: Settings, task: Task) -> Any:
     """Build the network: the forecaster's layers mirror the encoder's and start in their states.
 
     The forecaster's first layer gets no input, each further one the states of the layer above it;
@@ -101,19 +93,8 @@ def build(
     ----------
     settings
         See `Settings`.
-    input_frames, lead_frames
-        Of the window.
-    grid : (y, x)
-        Pixels.
-    channels
-        Of the input.
-    head
-        How many outputs there are.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``, raw.
+    task
+        What it is built for.
 
     Raises
     ------
@@ -125,7 +106,7 @@ def build(
     from nowcast.networks.layers import ConvLSTM2D, TimeDistributed
 
     for kernel, scale in zip(settings.kernels, settings.scales, strict=True):
-        side = (grid[0] // scale, grid[1] // scale)
+        side = (task.grid[0] // scale, task.grid[1] // scale)
         check_fits("kernel", kernel, side)
         check_fits("input_kernel", settings.input_kernel, side)
 
@@ -151,7 +132,7 @@ def build(
             settings.filters[layer], 4, strides=2, padding="same", activation="relu"
         )
 
-    frames = keras.Input((input_frames, *grid, channels), name="frames")
+    frames = keras.Input(task.shape, name="frames")
     hidden = to_patches(frames, settings.patch)
     layers = range(len(settings.filters))
     states = []
@@ -160,7 +141,7 @@ def build(
             hidden = TimeDistributed(coarser(layer))(hidden)
         hidden, *state = recurrent(layer)(hidden)
         states.append(state)
-    hidden, *_ = recurrent(layers[-1], steps=lead_frames)(states[-1])
+    hidden, *_ = recurrent(layers[-1], steps=task.lead_frames)(states[-1])
     seen = [hidden]
     for layer in reversed(layers[:-1]):
         if settings.multi_scale:
@@ -170,5 +151,5 @@ def build(
     if not settings.multi_scale and len(seen) > 1:
         hidden = keras.ops.concatenate(seen, axis=-1)
     # A convolution of 1x1 is a dense layer on each patch.
-    rain = keras.layers.Dense(head.outputs * settings.patch**2, name="rain", dtype="float32")
+    rain = keras.layers.Dense(task.head.outputs * settings.patch**2, name="rain", dtype="float32")
     return keras.Model(frames, from_patches(rain(hidden), settings.patch), name="convlstm")

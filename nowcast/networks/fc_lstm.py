@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from nowcast.networks.heads import Head
 from nowcast.networks.sizes import check_layers
+from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 
@@ -44,15 +44,7 @@ class Settings:
         return False
 
 
-def build(
-    settings: Settings,
-    *,
-    input_frames: int,
-    lead_frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    head: Head,
-) -> Any:
+def build(settings: Settings, task: Task) -> Any:
     """Build the network: the forecaster's layers mirror the encoder's and start in their states.
 
     The forecaster's first layer gets no input, each further one the states of the layer above it;
@@ -62,34 +54,25 @@ def build(
     ----------
     settings
         See `Settings`.
-    input_frames, lead_frames
-        Of the window.
-    grid : (y, x)
-        Pixels.
-    channels
-        Of the input.
-    head
-        How many outputs there are.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``, raw.
+    task
+        What it is built for.
     """
     import keras
     from keras import ops
 
     from nowcast.networks.lstm import PeepholeLSTM
 
-    frames = keras.Input((input_frames, *grid, channels), name="frames")
-    hidden = ops.reshape(frames, (-1, input_frames, math.prod(grid) * channels))
+    frames = keras.Input(task.shape, name="frames")
+    hidden = ops.reshape(frames, (-1, task.input_frames, math.prod(task.grid) * task.channels))
     states = []
     for units in settings.units:
         hidden, *state = PeepholeLSTM(units)(hidden)
         states.append(state)
-    hidden, *_ = PeepholeLSTM(settings.units[-1], steps=lead_frames)(states[-1])
+    hidden, *_ = PeepholeLSTM(settings.units[-1], steps=task.lead_frames)(states[-1])
     for units, state in zip(settings.units[-2::-1], states[-2::-1], strict=True):
         hidden, *_ = PeepholeLSTM(units)(hidden, initial_state=state)
-    rain = keras.layers.Dense(math.prod(grid) * head.outputs, name="rain", dtype="float32")
-    fields = ops.reshape(rain(hidden), (-1, lead_frames, *grid, head.outputs))
+    rain = keras.layers.Dense(
+        math.prod(task.grid) * task.head.outputs, name="rain", dtype="float32"
+    )
+    fields = ops.reshape(rain(hidden), (-1, task.lead_frames, *task.grid, task.head.outputs))
     return keras.Model(frames, fields, name="fc_lstm")

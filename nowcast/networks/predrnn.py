@@ -12,9 +12,9 @@ Spatiotemporal LSTMs, Advances in Neural Information Processing Systems 30
 from dataclasses import dataclass
 from typing import Any
 
-from nowcast.networks.heads import Head
 from nowcast.networks.patches import from_patches, to_patches
 from nowcast.networks.sizes import check_fits, check_odd, check_positive
+from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 
@@ -56,15 +56,7 @@ class Settings:
         return True
 
 
-def build(
-    settings: Settings,
-    *,
-    input_frames: int,
-    lead_frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    head: Head,
-) -> Any:
+def build(settings: Settings, task: Task) -> Any:
     """Build the network: each step forecasts the next frame, which the step after it sees.
 
     After the last input frame the network sees its own forecasts, in training too. They are what
@@ -75,19 +67,8 @@ def build(
     ----------
     settings
         See `Settings`.
-    input_frames, lead_frames
-        Of the window.
-    grid : (y, x)
-        Pixels.
-    channels
-        Of the input.
-    head
-        What the outputs mean.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``, raw.
+    task
+        What it is built for.
 
     Raises
     ------
@@ -99,7 +80,8 @@ def build(
 
     from nowcast.networks.spatiotemporal import SpatiotemporalLSTM2D
 
-    check_fits("kernel", settings.kernel, (grid[0] // settings.patch, grid[1] // settings.patch))
+    head, (height, width) = task.head, task.grid
+    check_fits("kernel", settings.kernel, (height // settings.patch, width // settings.patch))
     stack = [
         SpatiotemporalLSTM2D(settings.filters, settings.kernel) for _ in range(settings.layers)
     ]
@@ -109,22 +91,23 @@ def build(
     def seen_again(raw: Any) -> Any:
         """Give a forecast, in patches, as an input frame."""
         outputs = ops.reshape(raw, (*_static(raw), settings.patch**2, head.outputs))
-        value = head.values(outputs) if head.kind in ("field", "fraction") else merged(outputs)
-        observed = [ops.ones_like(value)] * (channels - 1)
+        means_a_value = head.kind in ("field", "fraction")
+        value = head.values(outputs) if means_a_value else merged(outputs)
+        observed = [ops.ones_like(value)] * (task.channels - 1)
         frame = ops.concatenate([value, *observed], axis=-1) if observed else value
-        return ops.reshape(frame, (*_static(raw), settings.patch**2 * channels))
+        return ops.reshape(frame, (*_static(raw), settings.patch**2 * task.channels))
 
-    frames = keras.Input((input_frames, *grid, channels), name="frames")
+    frames = keras.Input(task.shape, name="frames")
     patches = to_patches(frames, settings.patch)
     states: list[tuple[Any, Any]] = [(None, None)] * settings.layers
     memory: Any = None
     forecasts: list[Any] = []
-    for step in range(input_frames + lead_frames - 1):
-        hidden = patches[:, step] if step < input_frames else seen_again(forecasts[-1])
+    for step in range(task.input_frames + task.lead_frames - 1):
+        hidden = patches[:, step] if step < task.input_frames else seen_again(forecasts[-1])
         for layer, cell in enumerate(stack):
             hidden, kept, memory = cell(hidden, *states[layer], memory)
             states[layer] = hidden, kept
-        if step >= input_frames - 1:
+        if step >= task.input_frames - 1:
             forecasts.append(rain(hidden))
     return keras.Model(
         frames, from_patches(ops.stack(forecasts, axis=1), settings.patch), name="predrnn"

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from nowcast.networks.heads import Head
 from nowcast.networks.sizes import check_fits, check_odd, check_positive
+from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 
@@ -83,15 +83,7 @@ class Settings:
         return True
 
 
-def build(
-    settings: Settings,
-    *,
-    input_frames: int,
-    lead_frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    head: Head,
-) -> Any:
+def build(settings: Settings, task: Task) -> Any:
     """Build the network, with the layers, paddings and weights of the published code.
 
     There as many frames come out as go in, and the decoder makes each from the translator's
@@ -103,19 +95,8 @@ def build(
     ----------
     settings
         See `Settings`.
-    input_frames, lead_frames
-        Of the window.
-    grid : (y, x)
-        Pixels.
-    channels
-        Of the input.
-    head
-        How many outputs there are.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``.
+    task
+        What it is built for.
 
     Raises
     ------
@@ -125,26 +106,26 @@ def build(
     import keras
     from keras import layers, ops
 
-    coarser = (grid[0] // settings.grid_multiple, grid[1] // settings.grid_multiple)
+    coarser = (task.grid[0] // settings.grid_multiple, task.grid[1] // settings.grid_multiple)
     check_fits("kernels", max(settings.kernels), coarser)
-    frames = keras.Input((input_frames, *grid, channels), name="frames")
-    field = ops.reshape(frames, (-1, *grid, channels))
+    frames = keras.Input(task.shape, name="frames")
+    field = ops.reshape(frames, (-1, *task.grid, task.channels))
     strides = [1 + number % 2 for number in range(settings.depth)]
     fields = []
     for stride in strides:
         field = _normalised(_convolved(field, settings.filters, stride), FRAME_GROUPS)
         fields.append(field)
-    stacked = _to_channels(field, input_frames)
-    field = _from_channels(_translated(stacked, settings, lead_frames), lead_frames)
+    stacked = _to_channels(field, task.input_frames)
+    field = _from_channels(_translated(stacked, settings, task.lead_frames), task.lead_frames)
     for stride in strides[:0:-1]:
         field = _normalised(_enlarged(field, settings.filters, stride), FRAME_GROUPS)
-    first = ops.reshape(fields[0], (-1, input_frames, *grid, settings.filters))
-    paired = ops.take(first, _pairs(input_frames, lead_frames), axis=1)
-    paired = ops.reshape(paired, (-1, *grid, settings.filters))
+    first = ops.reshape(fields[0], (-1, task.input_frames, *task.grid, settings.filters))
+    paired = ops.take(first, _pairs(task.input_frames, task.lead_frames), axis=1)
+    paired = ops.reshape(paired, (-1, *task.grid, settings.filters))
     field = ops.concatenate([field, paired], axis=-1)
     field = _normalised(_convolved(field, settings.filters, strides[0]), FRAME_GROUPS)
-    field = layers.Conv2D(head.outputs, 1, dtype="float32", name="rain")(field)
-    field = ops.reshape(field, (-1, lead_frames, *grid, head.outputs))
+    field = layers.Conv2D(task.head.outputs, 1, dtype="float32", name="rain")(field)
+    field = ops.reshape(field, (-1, task.lead_frames, *task.grid, task.head.outputs))
     return keras.Model(frames, field, name="simvp")
 
 

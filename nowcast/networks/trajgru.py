@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nowcast.networks.convgru import encode_and_forecast, layer_grids
-from nowcast.networks.heads import Head
 from nowcast.networks.sizes import (
     check_fits,
     check_layers,
@@ -19,6 +18,7 @@ from nowcast.networks.sizes import (
     check_positive,
     for_each_layer,
 )
+from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 
@@ -75,34 +75,15 @@ class Settings:
         return True
 
 
-def build(
-    settings: Settings,
-    *,
-    input_frames: int,
-    lead_frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    head: Head,
-) -> Any:
+def build(settings: Settings, task: Task) -> Any:
     """Build the network; see `nowcast.networks.convgru.encode_and_forecast`.
 
     Parameters
     ----------
     settings
         See `Settings`.
-    input_frames, lead_frames
-        Of the window.
-    grid : (y, x)
-        Pixels.
-    channels
-        Of the input.
-    head
-        How many outputs there are.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``, raw.
+    task
+        What it is built for.
 
     Raises
     ------
@@ -114,7 +95,7 @@ def build(
     from nowcast.networks.trajectories import TrajGRU2D
 
     links = for_each_layer("links", settings.links, len(settings.filters))
-    sides = layer_grids(settings.strides, grid)
+    sides = layer_grids(settings.strides, task.grid)
     for kernel, side in zip(settings.flow_kernels, sides, strict=True):
         check_fits("flow_kernel", kernel, side)
         check_fits("input_kernel", settings.input_kernel, side)
@@ -128,14 +109,14 @@ def build(
             steps=steps,
         )
 
-    frames = keras.Input((input_frames, *grid, channels), name="frames")
+    frames = keras.Input(task.shape, name="frames")
     rain = encode_and_forecast(
         frames,
         recurrent,
-        lead_frames=lead_frames,
+        lead_frames=task.lead_frames,
         filters=settings.filters,
         strides=settings.strides,
         features=settings.features,
-        outputs=head.outputs,
+        outputs=task.head.outputs,
     )
     return keras.Model(frames, rain, name="trajgru")

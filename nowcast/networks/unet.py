@@ -9,8 +9,8 @@ Ronneberger et al. (2015), U-Net, arXiv:1505.04597
 from dataclasses import dataclass
 from typing import Any
 
-from nowcast.networks.heads import Head
 from nowcast.networks.sizes import check_fits, check_layers, check_odd
+from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 
@@ -55,15 +55,7 @@ class Settings:
         return True
 
 
-def build(
-    settings: Settings,
-    *,
-    input_frames: int,
-    lead_frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    head: Head,
-) -> Any:
+def build(settings: Settings, task: Task) -> Any:
     """Build the network: the layers of RainNet, with as many outputs as there are lead frames.
 
     RainNet gives one lead frame, and its nowcast is its input for the next, which smooths the
@@ -74,19 +66,8 @@ def build(
     ----------
     settings
         See `Settings`.
-    input_frames, lead_frames
-        Of the window.
-    grid : (y, x)
-        Pixels.
-    channels
-        Of the input.
-    head
-        How many outputs there are.
-
-    Returns
-    -------
-    keras.Model
-        ``(batch, frame, y, x, channel)`` to ``(batch, lead frame, y, x, output)``.
+    task
+        What it is built for.
 
     Raises
     ------
@@ -96,9 +77,9 @@ def build(
     import keras
     from keras import layers, ops
 
-    coarsest = (grid[0] // settings.grid_multiple, grid[1] // settings.grid_multiple)
+    coarsest = (task.grid[0] // settings.grid_multiple, task.grid[1] // settings.grid_multiple)
     check_fits("kernel", settings.kernel, coarsest)
-    outputs = lead_frames * head.outputs
+    outputs = task.lead_frames * task.head.outputs
 
     def convolved(field: Any, filters: int) -> Any:
         return layers.Conv2D(
@@ -109,9 +90,9 @@ def build(
             kernel_initializer="he_normal",
         )(field)
 
-    frames = keras.Input((input_frames, *grid, channels), name="frames")
+    frames = keras.Input(task.shape, name="frames")
     field = ops.transpose(frames, (0, 2, 3, 1, 4))
-    field = ops.reshape(field, (-1, *grid, input_frames * channels))
+    field = ops.reshape(field, (-1, *task.grid, task.input_frames * task.channels))
     scales: list[Any] = []
     for filters in settings.filters:
         if scales:
@@ -124,5 +105,5 @@ def build(
         field = ops.concatenate([layers.UpSampling2D()(field), scale], axis=-1)
         field = convolved(convolved(field, filters), filters)
     field = layers.Conv2D(outputs, 1, dtype="float32", name="rain")(convolved(field, 2 * outputs))
-    field = ops.reshape(field, (-1, *grid, lead_frames, head.outputs))
+    field = ops.reshape(field, (-1, *task.grid, task.lead_frames, task.head.outputs))
     return keras.Model(frames, ops.transpose(field, (0, 3, 1, 2, 4)), name="unet")
