@@ -25,6 +25,7 @@ TILE = 4  # pixels of the output along each side of a tile
 POINTS = {3: (0.0, 1.0, -1.0, 2.0, -2.0), 5: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)}
 LARGEST = 64  # pixels along a side: the transforms of larger fields cost too much
 FEWEST = 512  # products that are added for one number of the output: of fewer, additions prevail
+LARGE = 2**18  # numbers of a field: of more, all gates at once leave the processor's caches
 Convolution = Callable[[Any], Any]
 
 
@@ -56,6 +57,25 @@ def repeated(
     if grid is not None and _pays(kernel, grid) and data_format == "channels_last":
         return _tiled(kernel, grid)
     return lambda fields: ops.conv(fields, kernel, padding="same", data_format=data_format)
+
+
+def pays_apart(kernel: Any, grid: tuple[Any, Any]) -> bool:
+    """Tell whether a recurrent layer had better convolve gate by gate than all gates at once.
+
+    So it is on a processor, for fields of `LARGE` or more numbers that `repeated` does not convolve
+    by tiles: to write the gates next to each other, and to split them again, costs more than that
+    each convolution reads its input for itself.
+
+    Parameters
+    ----------
+    kernel : (y, x, channel in, channel out)
+        Of all gates.
+    grid
+        Height and width, None where they are not known.
+    """
+    if None in grid or _pays(kernel, grid):
+        return False
+    return bool(grid[0] * grid[1] * kernel.shape[-1] >= LARGE and _on_processor())
 
 
 def _pays(kernel: Any, grid: tuple[Any, Any]) -> bool:

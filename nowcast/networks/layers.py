@@ -2,7 +2,8 @@
 
 Keras's own ``ConvLSTM2D`` convolves every frame four times inside its loop over time, and the
 state four times more. Here the inputs of all frames are convolved at once before the loop, for all
-gates, and the state once per step.
+gates, and the state once per step. On large fields, where this is more than a processor's caches
+hold, ``ConvLSTM2D`` goes gate by gate, as Keras does.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from nowcast.networks.convolution import Convolution, repeated
+from nowcast.networks.convolution import Convolution, pays_apart, repeated
 
 UNROLLED = 64  # frames; longer loops, and those of unknown length, stay loops
 Step = Callable[[Any, list[Any]], list[Any]]  # of the inputs' part of the gates, and the states
@@ -257,6 +258,7 @@ class _ConvRecurrent2D(keras.layers.ConvLSTM2D):  # type: ignore[misc]
         carry = [ops.zeros_like(states[0]), *states]
         if frames is None or frames > UNROLLED:
             carry, outputs = _scan(advance, carry, inputs, mask, self.steps)
+            outputs = ops.moveaxis(outputs, 0, 1)
         else:
             sequence = []
             parts = [inputs] * frames if self.steps else ops.unstack(inputs, frames)
@@ -264,14 +266,15 @@ class _ConvRecurrent2D(keras.layers.ConvLSTM2D):  # type: ignore[misc]
             for part, observed in zip(parts, masks, strict=True):
                 carry = advance(carry, part, observed)
                 sequence.append(carry[0])
-            outputs = ops.stack(sequence) if self.return_sequences else None
+            outputs = ops.stack(sequence, axis=1) if self.return_sequences else None
         return self._output(carry[0], outputs, mask), carry[1:]
 
     def _output(self, last: Any, outputs: Any, mask: Any) -> Any:
         if self.return_sequences:
             if mask is not None and self.zero_output_for_mask:
-                outputs = ops.where(ops.reshape(mask, (*ops.shape(mask), 1, 1, 1)), outputs, 0.0)
-            return ops.moveaxis(outputs, 0, 1)
+                observed = ops.transpose(mask)[..., None, None, None]
+                outputs = ops.where(observed, outputs, 0.0)
+            return outputs
         if mask is not None and self.zero_output_for_mask:
             last = ops.where(ops.reshape(mask[-1], (-1, 1, 1, 1)), last, 0.0)
         return last
@@ -336,8 +339,44 @@ class ConvLSTM2D(_ConvRecurrent2D):
         parts = [cell.bias_initializer((size * self.filters,), **kwargs) for size in (1, 2)]
         return ops.concatenate([parts[0], ops.ones_like(parts[0]), parts[1]])
 
+    def _inputs(self, sequences: Any, training: bool) -> Any:
+        """Give the inputs' part of the gates, or the inputs as they are if gates go one by one."""
+        if self.steps or not self._apart(self.cell.spatial_dims):
+            return super()._inputs(sequences, training)
+        return ops.moveaxis(ops.cast(sequences, self.compute_dtype), 1, 0)
+
+    def _apart(self, grid: Any) -> bool:
+        """Tell whether each gate is convolved by itself."""
+        if self.dropout or self.recurrent_dropout or self._channel_axis == 1 or not self._plain:
+            return False
+        kernel = ops.convert_to_tensor(self.cell.recurrent_kernel, self.compute_dtype)
+        return pays_apart(kernel, tuple(grid))
+
+    def _gates(self, state: Any, masks: list[Any] | None) -> Callable[[Any, Any], list[Any]]:
+        """Give what gives the gates, from the inputs' part of them and the state."""
+        cell, axis = self.cell, self._channel_axis
+        if not self._apart(state.shape[1:3] if self.steps else cell.spatial_dims):
+            convolve = self._recurrence(cell.recurrent_kernel, state, masks)
+            return lambda part, state: ops.split(part + convolve(state), 4, axis=axis)
+        remember = self._each(cell.recurrent_kernel)
+        see = None if self.steps else self._each(cell.kernel)
+        bias = None if cell.bias is None else ops.split(self._spread(cell.bias), 4, axis=axis)
+
+        def gates(part: Any, state: Any) -> list[Any]:
+            parts = [see_one(part) for see_one in see] if see else ops.split(part, 4, axis=axis)
+            if see and bias:
+                parts = [one + shift for one, shift in zip(parts, bias, strict=True)]
+            return [one + convolve(state) for one, convolve in zip(parts, remember, strict=True)]
+
+        return gates
+
+    def _each(self, kernel: Any) -> list[Convolution]:
+        """Give the convolution of each gate."""
+        kernels = ops.split(ops.convert_to_tensor(kernel, self.compute_dtype), 4, axis=-1)
+        return [repeated(one) for one in kernels]
+
     def _step(self, state: Any, masks: list[Any] | None) -> Step:
-        convolve = self._recurrence(self.cell.recurrent_kernel, state, masks)
+        gates = self._gates(state, masks)
         seen_by_input = seen_by_forget = seen_by_output = None
         if self.peepholes:
             seen_by_input, seen_by_forget, seen_by_output = [
@@ -347,7 +386,7 @@ class ConvLSTM2D(_ConvRecurrent2D):
 
         def step(part: Any, states: list[Any]) -> list[Any]:
             hidden, cell = states
-            i, f, c, o = ops.split(part + convolve(hidden), 4, axis=self._channel_axis)
+            i, f, c, o = gates(part, hidden)
             if seen_by_input is not None:
                 i, f = i + seen_by_input * cell, f + seen_by_forget * cell
             cell = gate(f) * cell + gate(i) * activation(c)

@@ -28,11 +28,11 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=["convolved", "tiled"])
-def tiled(request, monkeypatch):
-    """Both ways of convolving, whatever pays."""
-    fewest = 0 if request.param == "tiled" else 10**9
-    monkeypatch.setattr(convolution, "FEWEST", fewest)
+@pytest.fixture(params=["convolved", "tiled", "gate by gate"])
+def convolved(request, monkeypatch):
+    """Every way of convolving, whatever pays."""
+    monkeypatch.setattr(convolution, "FEWEST", 0 if request.param == "tiled" else 10**9)
+    monkeypatch.setattr(convolution, "LARGE", 0 if request.param == "gate by gate" else 10**9)
 
 
 def _frames(*shape, seed=0):
@@ -65,7 +65,7 @@ def _trained(layer, frames, targets):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.usefixtures("tiled")
+@pytest.mark.usefixtures("convolved")
 def test_the_layer_gives_keras_numbers(way):
     frames = _frames(2, 5, 9, 6, 3)
     stock, ours = _pair(frames.shape, return_sequences=True, return_state=True, **WAYS[way])
@@ -75,7 +75,7 @@ def test_the_layer_gives_keras_numbers(way):
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
-@pytest.mark.usefixtures("tiled")
+@pytest.mark.usefixtures("convolved")
 def test_the_layer_has_keras_gradients(kernel_size):
     frames, targets = _frames(2, 4, 8, 9, 3), _frames(2, 4, 8, 9, 4, seed=1)
     pair = _pair(frames.shape, kernel_size=kernel_size, padding="same", return_sequences=True)
@@ -125,6 +125,21 @@ def test_tiles_are_used_where_they_pay(shape, dtype, grid, pays, monkeypatch):
     monkeypatch.setattr(convolution, "_tiled", lambda *_: "tiled")
     convolve = convolution.repeated(keras.ops.zeros(shape, dtype), grid=grid)
     assert (convolve == "tiled") == pays
+
+
+@pytest.mark.parametrize(
+    ("channels", "grid", "pays"),
+    [
+        (32, (64, 64), True),
+        (32, (32, 32), False),  # few numbers
+        (64, (64, 64), False),  # tiles pay
+        (64, (128, 128), True),
+        (32, (None, 64), False),
+    ],
+)
+def test_gates_go_one_by_one_on_large_fields_without_tiles(channels, grid, pays):
+    kernel = keras.ops.zeros((3, 3, channels, 4 * channels))
+    assert convolution.pays_apart(kernel, grid) == pays
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="Keras's ConvLSTM2D takes no mask under jax")
@@ -191,6 +206,7 @@ def _split(values, parts):
     return np.split(values, parts, axis=-1)
 
 
+@pytest.mark.usefixtures("convolved")
 def test_peepholes_see_the_cell_as_in_the_paper():
     frame, hidden, cell = (_frames(2, 4, 5, 3, seed=seed) for seed in range(3))
     layer = layers.ConvLSTM2D(3, 1, peepholes=True, return_state=True)
@@ -221,6 +237,7 @@ def test_a_gru_resets_the_state_before_or_after_the_convolution(reset_after):
     np.testing.assert_allclose(_array(output), expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("convolved")
 def test_without_input_the_layer_is_keras_layer_fed_with_zeros():
     states = [_frames(2, 6, 5, 4, seed=seed) for seed in range(2)]
     zeros = np.zeros((2, 3, 6, 5, 1), "float32")
@@ -232,6 +249,7 @@ def test_without_input_the_layer_is_keras_layer_fed_with_zeros():
         np.testing.assert_allclose(_array(own), _array(theirs), atol=1e-5)
 
 
+@pytest.mark.usefixtures("convolved")
 def test_a_kernel_between_states_may_have_a_size_of_its_own():
     layer = layers.ConvLSTM2D(8, 9, padding="same", recurrent_kernel_size=1)
     layer.build((None, 4, 16, 16, 3))
