@@ -51,6 +51,8 @@ proof: $(BACKENDS) ## The long proofs, in over an hour: crashes, hostile files, 
 	run $(BIN)/python -m benchmarks.reliability corrupt --out $(PROOF)/corrupt.json; \
 	run $(BIN)/python -m benchmarks.reliability feed --out $(PROOF)/feed.json; \
 	run $(BIN)/python -m benchmarks.data --out $(PROOF)/data.json; \
+	run $(BIN)/python -m benchmarks.networks all --rounds 3 --out $(PROOF)/networks.json \
+	  --case ConvLSTM2D TimeDistributed "Moving MNIST"; \
 	if test -d "$(RADAR)"; then \
 	  run $(BIN)/python -m benchmarks.radar_families $(RADAR) --out $(PROOF)/families.json; fi; \
 	if test -n "$$failed"; then echo "failed:$$failed"; exit 1; fi; echo "figures are in $(PROOF)/"
