@@ -116,7 +116,8 @@ def assert_as_read(path, **settings):
     expected = read(path).load()
     blocks = list(decode(path, **settings))
     names = [name for block in blocks for name in block]
-    assert [name for name, _ in itertools.groupby(names)] == list(expected)
+    # Each in one piece. A Zarr store lists its variables in another order each time.
+    assert sorted(name for name, _ in itertools.groupby(names)) == sorted(expected)
     for name in expected:
         parts = [block for block in blocks if name in block]
         assert all(part.sizes["time"] <= 32 for part in parts)
