@@ -496,7 +496,8 @@ def _crop_pixels(config: Config, grid: tuple[int, int]) -> int:
         return 0  # what is predicted is of the whole grid, which is padded to fit the network
     multiples = grid_multiples(settings_of(config.network.name, config.network.settings), grid)
     crop, multiple = config.training.crop_pixels, max(multiples)
-    largest = min(side - side % by for side, by in zip(grid, multiples, strict=True) if side > 1)
+    fitting = [side - side % by for side, by in zip(grid, multiples, strict=True) if side > 1]
+    largest = min(fitting, default=0)  # of a grid of one pixel there is nothing to cut
     needs = f"network {config.network.name!r} needs sides in multiples of {multiple} pixels"
     if crop % multiple:
         raise ValueError(
