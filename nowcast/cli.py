@@ -85,7 +85,7 @@ def demo(*, work: Work = DEFAULT_WORK, set_: Settings = None) -> None:
     """
     from nowcast.config import Config
     from nowcast.demo import demonstrate
-    from nowcast.experiments import table
+    from nowcast.tables import table
 
     config = Config().replace(set_ or [])
     made = demonstrate(config, _tracking(work), say=_say, verbose=_bar())
@@ -94,7 +94,7 @@ def demo(*, work: Work = DEFAULT_WORK, set_: Settings = None) -> None:
     if not made.decision.promoted:
         print(f"no candidate won, so the best one was served by its version: {made.served}")
     print("\nfiles:")
-    for path in (*made.files, made.scores_file, made.scores_file.with_suffix(".png")):
+    for path in (*made.files, made.scores_file, made.report):
         print(f"  {path}")
     print(f"\nthe demo took {made.seconds:.0f} s; open the MLflow UI with:")
     print(f"  {_ui(_tracking(work))}")
@@ -313,11 +313,14 @@ def verify(
     set_: Settings = None,
     thresholds: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
     lead_times: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    points: Path | None = None,
+    areas: Path | None = None,
+    accumulate: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> None:
-    """Score nowcasters or predictors on identical cases, beside the baselines of the settings.
+    """Score nowcasters or predictors on identical cases, beside baselines, and write a report.
 
     Example: nowcast verify --nowcaster models:/nowcast@champion --config configs/synthetic.toml
     --split test
@@ -342,42 +345,93 @@ def verify(
         In the variable's units, instead of the settings'.
     lead_times
         In minutes, instead of every step of the settings' window.
+    points, areas
+        Score what is at the points of a CSV file, or the means over the areas of a GeoJSON file.
+    accumulate
+        Score the rain amount since the base time; thresholds are in mm then.
     out
-        File for the scores (netCDF); the curves go beside it.
+        File for the scores (netCDF); the report (HTML) and its figures go beside it.
     work
         Folder of runs, models and caches.
     as_json
         Print the scores as JSON.
     """
     from nowcast import experiments
-    from nowcast.plots import score_curves
+    from nowcast.tables import plain, table
     from nowcast.verification import save_scores
 
     settings = _config(config, set_)
     tracking = _tracking(work)
     observed = experiments.observations(settings, observations, source=source)
     compared = experiments.comparables(settings, nowcaster or [], tracking)
-    block = experiments.block(settings, observed, period=period, split=split)
     with tracking.run(settings.experiment, "verification") as run:
         with _progress("verify") as progress:
             scores = experiments.compare(
                 settings,
                 compared,
                 observed,
-                block=block,
+                block=experiments.block(settings, observed, period=period, split=split),
+                split=split,
                 lead_times=_minutes(lead_times),
                 thresholds=tuple(thresholds or ()),
+                view=experiments.view(observed, points, areas, accumulate=accumulate),
                 progress=progress,
             )
         run.scores(scores)
+        report = None
+        if "lead_time" in scores.dims:  # scores of labels are of no lead time
+            report = out.with_suffix(".html") if out else run.folder / "report.html"
+            run.report(experiments.report(scores, compared, observed, path=report))
+    if out:
+        save_scores(scores, out)
+    if as_json:
+        _json(plain(scores))
+        return
+    print(table(scores))
+    if report:
+        print(f"\nreport: {report}")
+
+
+@app.command
+def compare(
+    *runs: str,
+    out: Path | None = None,
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> None:
+    """Put the scores of several verifications in one table, if they have the same protocol.
+
+    Refused, with the name of each field that differs, where data, split, cases, thresholds or
+    anything else that scores depend on is not the same.
+
+    Example: nowcast compare 0f31c2d8a1b24c0c9d1f4f4f2f0c9a11 out/scores.nc --out compared.nc
+
+    Parameters
+    ----------
+    runs
+        MLflow runs of verifications, or files of scores.
+    out
+        File for the scores (netCDF); the report (HTML) and its figures go beside it.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print the scores as JSON.
+    """
+    from nowcast.report import write_report
+    from nowcast.tables import plain, table
+    from nowcast.tracking import open_scores
+    from nowcast.verification import combine, save_scores
+
+    tracking = _tracking(work)
+    scores = combine({run: open_scores(run, tracking) for run in runs})
     if out:
         save_scores(scores, out)
         if "lead_time" in scores.dims:  # scores of labels are of no lead time
-            score_curves(scores, path=out.with_suffix(".png"))
+            write_report(scores, out.with_suffix(".html"))
     if as_json:
-        _json(experiments.plain(scores))
+        _json(plain(scores))
         return
-    print(experiments.table(scores))
+    print(table(scores))
 
 
 reproduce = App(
@@ -549,7 +603,13 @@ def promote(
     with tracking.run(settings.experiment, "promotion") as run:
         with _progress("verify") as progress:
             scores = experiments.compare(
-                settings, compared, observed, block=block, progress=progress
+                settings,
+                compared,
+                observed,
+                block=block,
+                split="test",
+                thorough=False,
+                progress=progress,
             )
         run.scores(scores)
     decision = registry.promote(
@@ -655,6 +715,108 @@ def issue(
         out=out,
         provenance=provenance,
     )
+    if as_json:
+        _json({"files": [str(path) for path in files]})
+        return
+    for path in files:
+        print(path)
+
+
+@app.command
+def extract(
+    *,
+    nowcast: Annotated[list[str], Parameter(negative=(), consume_multiple=True)],
+    points: Path | None = None,
+    areas: Path | None = None,
+    accumulate: Annotated[bool, Parameter(negative=())] = False,
+    thresholds: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    observations: str = "",
+    source: str = "",
+    config: Path | None = None,
+    set_: Settings = None,
+    out: Path,
+    as_json: Json = False,
+) -> None:
+    """Extract what issued nowcasts say of points or areas, as CSV or netCDF.
+
+    Example: nowcast extract --nowcast issued --points gauges.csv --out gauges-nowcast.csv
+
+    Parameters
+    ----------
+    nowcast
+        Files that `issue` wrote, or folders of them.
+    points
+        CSV file with the columns name and lon, lat (degrees), or x, y (of the grid).
+    areas
+        GeoJSON file of polygons with names; means over them.
+    accumulate
+        Amounts (mm) from the base time to each lead time, instead of rates.
+    thresholds
+        Give the probability that these are reached, in the units of what is extracted.
+    observations
+        Archive, NetCDF/Zarr path or radar files, to give what was observed beside the nowcast.
+    source
+        Which source of an archive.
+    config
+        TOML file of settings, for the observations.
+    set_
+        A setting instead of the file's.
+    out
+        File that ends in .csv or .nc.
+    as_json
+        Print what was written as JSON.
+    """
+    from nowcast import exports
+    from nowcast.issuing import open_nowcast
+    from nowcast.places import read_places
+
+    exports.check_suffix(out)
+    files = exports.files_of(nowcast)
+    places = read_places(open_nowcast(files[0]), points=points, areas=areas)
+    observed = None
+    if observations:
+        from nowcast import experiments
+
+        observed = experiments.observations(_config(config, set_), observations, source=source)
+    values = exports.extract(
+        files,
+        places,
+        accumulated=accumulate,
+        thresholds=tuple(thresholds or ()),
+        observed=observed,
+    )
+    exports.write_values(values, out)
+    for remark in exports.remarks(values):
+        _say(f"nowcast: {remark}")
+    if as_json:
+        _json({"file": str(out), "sizes": {str(dim): size for dim, size in values.sizes.items()}})
+        return
+    print(out)
+
+
+@app.command
+def export(
+    *,
+    nowcast: Annotated[list[str], Parameter(negative=(), consume_multiple=True)],
+    out: Path,
+    as_json: Json = False,
+) -> None:
+    """Export issued nowcasts as GeoTIFF: a file for each base time, a band for each lead time.
+
+    Example: nowcast export --nowcast issued --out geotiff
+
+    Parameters
+    ----------
+    nowcast
+        Files that `issue` wrote, or folders of them.
+    out
+        Folder, made if missing.
+    as_json
+        Print the files as JSON.
+    """
+    from nowcast import exports
+
+    files = exports.export_geotiff(exports.files_of(nowcast), out)
     if as_json:
         _json({"files": [str(path) for path in files]})
         return

@@ -168,7 +168,11 @@ class VerificationSection(Section):
 
     baselines: tuple[str, ...] = ("persistence", "extrapolation")  # and periodic for a cycle
     thresholds: tuple[float, ...] = (0.5, 1.0, 5.0)  # in the variable's units; may be none
+    references: tuple[Literal["steps", "smoothed"], ...] = ("steps", "smoothed")  # beside these
+    steps_members: int = Field(12, ge=2)  # of the ensemble of steps
     every_minutes: int = Field(30, ge=1)  # between base times, from the first with a full window
+    selection: Literal["all", "wet", "dry", "events"] = "all"  # of these: docs/verification.md
+    most_cases: int = Field(0, ge=0)  # scored at most; 0: no limit
     batch_cases: int = Field(8, ge=1)  # cases in memory at a time
 
 

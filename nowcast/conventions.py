@@ -238,7 +238,8 @@ def build_nowcast(
     }
     if members:
         coordinates["member"] = ("member", np.arange(values.shape[1]), _MEMBER)
-    array = xr.DataArray(values.astype(np.float32), dims=dims, attrs=variable.attributes)
+    kept = values.astype(np.float32, copy=False)
+    array = xr.DataArray(kept, dims=dims, attrs=variable.attributes)
     return xr.Dataset({variable.name: array}, coords=coordinates)
 
 
@@ -302,7 +303,7 @@ def _with_distribution(
         if quantity.standard_name and each["units"] == quantity.units:
             each["standard_name"] = quantity.standard_name
     array = xr.DataArray(
-        values.astype(np.float32),
+        values.astype(np.float32, copy=False),
         dims=("base_time", axis, "lead_time", "y", "x"),
         attrs={**attributes, "grid_mapping": grid_mapping_name(nowcast)},
     )

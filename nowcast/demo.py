@@ -12,7 +12,6 @@ from nowcast import experiments
 from nowcast.config import Config
 from nowcast.frames import base_times
 from nowcast.issuing import issue
-from nowcast.plots import score_curves
 from nowcast.serving import endpoint
 from nowcast.tracking import Decision, Tracking, promote
 from nowcast.training import Trained, train, window_of
@@ -43,8 +42,8 @@ class Demonstration:
         The version behind the endpoint.
     files
         The forecast, its panel and its animation.
-    scores_file
-        The scores as netCDF.
+    scores_file, report
+        The scores as netCDF, and what they say as HTML.
     seconds
         How long it took.
     """
@@ -54,6 +53,7 @@ class Demonstration:
     served: str
     files: list[Path]
     scores_file: Path
+    report: Path
     seconds: float
 
 
@@ -84,9 +84,9 @@ def demonstrate(
         one = train(own, observed, tracking=tracking, verbose=verbose)
         trained[one.uri] = one
     say(f"4/7 verifying both beside {' and '.join(config.baselines)} on the test block")
-    scores = _verify(config, trained, observed, tracking)
+    report = out / "report.html"
+    scores = _verify(config, trained, observed, tracking, report)
     scores_file = save_scores(scores, out / "scores.nc")
-    score_curves(scores, path=out / "scores.png")
     say("5/7 promoting")
     decision = promote(
         scores, candidates=list(trained), tracking=tracking, **config.promotion.model_dump()
@@ -97,11 +97,15 @@ def demonstrate(
         say("7/7 issuing a nowcast through the endpoint")
         files = _issue(config, served, address, observed, tracking, out)
     seconds = time.monotonic() - started
-    return Demonstration(scores, decision, served, files, scores_file, seconds)
+    return Demonstration(scores, decision, served, files, scores_file, report, seconds)
 
 
 def _verify(
-    config: Config, trained: dict[str, Trained], observed: xr.Dataset, tracking: Tracking
+    config: Config,
+    trained: dict[str, Trained],
+    observed: xr.Dataset,
+    tracking: Tracking,
+    report: Path,
 ) -> xr.Dataset:
     compared: dict[str, experiments.Comparable] = {
         **experiments.nowcasters(config, [], tracking),
@@ -109,8 +113,9 @@ def _verify(
     }
     block = experiments.block(config, observed, split="test")
     with tracking.run(config.experiment, "verification") as run:
-        scores = experiments.compare(config, compared, observed, block=block)
+        scores = experiments.compare(config, compared, observed, block=block, split="test")
         run.scores(scores)
+        run.report(experiments.report(scores, compared, observed, path=report))
     return scores
 
 

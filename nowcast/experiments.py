@@ -1,15 +1,16 @@
 """What an experiment's settings mean in observations, nowcasters and cases: used by every verb."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.config import PERIODIC, Config, ConfigError
-from nowcast.conventions import check_observations
+from nowcast import nowcasters as known
+from nowcast.config import PERIODIC, Config, ConfigError, VerificationSection
+from nowcast.conventions import VARIABLES, check_observations, known_variable
 from nowcast.data.labels import LABEL
 from nowcast.frames import Block, step_of
 from nowcast.nowcasters import Nowcaster
@@ -18,16 +19,22 @@ from nowcast.predictors import SequencePredictor
 from nowcast.serving import EndpointNowcaster
 from nowcast.tracking import Tracking, open_any, open_nowcaster
 from nowcast.training import blocks_of
-from nowcast.verification import case_times, verify
+from nowcast.verification import case_times, standard_measures, verify
+from nowcast.verification.cases import near
+from nowcast.verification.comparison import middle
+from nowcast.verification.events import selected
+from nowcast.verification.regimes import describe, worst_cases
 from nowcast.verification.sequences import (
-    OBSERVED,
     check_classes,
     labelled_times,
     verify_classes,
     verify_series,
 )
+from nowcast.verification.views import Fields, View
 
 SYNTHETIC = "synthetic"
+STEPS, SMOOTHED = "steps", "smoothed"  # references of a verification
+MATCHED_CASES = 16  # on which a smoothed extrapolation is made as smooth as a network
 
 Comparable = Nowcaster | SequencePredictor
 
@@ -119,6 +126,7 @@ def _given(config: Config, name: str) -> dict[str, Any]:
     settings: dict[str, dict[str, Any]] = {
         "persistence": {"step": window.step},
         "extrapolation": {"step": window.step, "input_frames": min(window.input_frames, 3)},
+        STEPS: {"step": window.step, "members": config.verification.steps_members},
     }
     return settings.get(name, cycle_of(config, name))
 
@@ -144,9 +152,12 @@ def compare(
     observed: xr.Dataset,
     *,
     block: Block | None,
+    split: str = "",
     lead_times: pd.TimedeltaIndex | None = None,
     thresholds: tuple[float, ...] = (),
-    progress: Any = None,
+    view: View | None = None,
+    thorough: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Verify nowcasters, or predictors of series or labels, by the settings' protocol.
 
@@ -160,27 +171,200 @@ def compare(
         Where the cases come from.
     block
         In which they lie; None takes all there are.
+    split
+        What the block is called.
     lead_times, thresholds
         Instead of those of the settings.
+    view
+        What of the fields is scored; by default the fields themselves.
+    thorough
+        Whether the settings' references are compared as well, by every measure; else events and
+        errors of the nowcasters given.
     progress
         Called with (done, all) after each batch.
     """
-    section, every = config.verification, pd.Timedelta(minutes=config.verification.every_minutes)
+    section = config.verification
     if _predictors(compared, "classes"):
-        return _compare_labels(config, compared, observed, block=block, progress=progress)
+        return _compare_labels(
+            config, compared, observed, block=block, split=split, progress=progress
+        )
+    looked = view or Fields()
+    series = bool(_predictors(compared, "series"))
     leads = config.window.lead_times if lead_times is None else lead_times
-    cases = case_times(observed, nowcasters=compared, lead_times=leads, every=every, block=block)
-    score = verify_series if _predictors(compared, "series") else verify
-    return score(
-        compared,  # type: ignore[arg-type]  # of frames: without a predictor, all are nowcasters
+    levels = thresholds or section.thresholds
+    more = {} if series or not thorough else _references(config, observed)
+    cases = case_times(
         observed,
-        base_times=cases,
+        nowcasters={**compared, **more},
         lead_times=leads,
-        thresholds=thresholds or section.thresholds,
-        baselines=config.baselines,
-        batch_cases=section.batch_cases,
-        progress=(lambda done: progress(done, len(cases))) if progress else None,
+        every=pd.Timedelta(minutes=section.every_minutes),
+        block=block,
     )
+    described = describe(
+        observed,
+        cases,
+        lead_times=leads,
+        thresholds=levels if view is None else section.thresholds,
+        batch_cases=section.batch_cases,
+    )
+    cases = selected(described, section.selection, most=section.most_cases)
+    chosen: dict[str, Any] = {
+        "base_times": cases,
+        "lead_times": leads,
+        "thresholds": levels,
+        "baselines": config.baselines,
+        "split": f"{split} {block}".strip() if block else "all",
+        "selection": _selection(section),
+        "described": described,
+        "batch_cases": section.batch_cases,
+        "progress": (lambda done: progress(done, len(cases))) if progress else None,
+    }
+    if series:
+        return verify_series(compared, observed, **chosen)
+    nowcasters: dict[str, Nowcaster] = dict(compared)  # type: ignore[arg-type]  # no predictors
+    if thorough:
+        more |= _smoothed(config, nowcasters, observed, cases, leads)
+    first = {name: one for name, one in nowcasters.items() if name in config.baselines}
+    basic = standard_measures(observed, levels, view=looked, basic=True)
+    return verify(
+        {**first, **more, **nowcasters},
+        observed,
+        references=tuple(more),
+        view=looked,
+        measures=None if thorough else basic,
+        **chosen,
+    )
+
+
+def _selection(section: VerificationSection) -> str:
+    most = f", {section.most_cases} at most" if section.most_cases else ""
+    return f"{section.selection}{most}, {section.every_minutes} min apart or more"
+
+
+def _references(config: Config, observed: xr.Dataset) -> dict[str, Nowcaster]:
+    """Give the references of the settings that are nowcasters by themselves, for rain."""
+    section = config.verification
+    if STEPS not in section.references or known_variable(observed).name not in VARIABLES:
+        return {}
+    return {STEPS: known.open_nowcaster(STEPS, **_given(config, STEPS))}
+
+
+def _smoothed(
+    config: Config,
+    compared: Mapping[str, Nowcaster],
+    observed: xr.Dataset,
+    cases: pd.DatetimeIndex,
+    lead_times: pd.TimedeltaIndex,
+) -> dict[str, Nowcaster]:
+    """Give, for each network of rain, extrapolation as smooth as its nowcasts are."""
+    from nowcast.nowcasters.smoothed import matched
+
+    wanted = SMOOTHED in config.verification.references
+    if not wanted or known_variable(observed).name not in VARIABLES:
+        return {}
+    some = cases[:: max(1, len(cases) // MATCHED_CASES)][:MATCHED_CASES]
+    return {
+        f"extrapolation, smooth as {name}": matched(
+            one, observed, base_times=some, lead_times=lead_times, like=name
+        )
+        for name, one in compared.items()
+        if isinstance(one, NeuralNowcaster | EndpointNowcaster)
+    }
+
+
+def view(
+    observed: xr.Dataset, points: Path | None, areas: Path | None, *, accumulate: bool
+) -> View | None:
+    """Give what of the fields is scored: amounts, or what is at places; None for the fields.
+
+    Raises
+    ------
+    ConfigError
+        If points and areas are both given.
+    """
+    from nowcast.places import read_areas, read_points
+    from nowcast.verification.views import Accumulations, AtPlaces
+
+    if points and areas:
+        raise ConfigError(f"score points ({points}) or areas ({areas}), not both in one table")
+    if points:
+        return AtPlaces(read_points(points, observed), accumulate)
+    if areas:
+        return AtPlaces(read_areas(areas, observed), accumulate)
+    return Accumulations() if accumulate else None
+
+
+def report(
+    scores: xr.Dataset, compared: Mapping[str, Comparable], observed: xr.Dataset, *, path: Path
+) -> list[Path]:
+    """Write the report of a verification, with animations of the champion's worst cases.
+
+    Parameters
+    ----------
+    scores
+        See `compare`.
+    compared
+        By name; the champion is found among them.
+    observed
+        That they were scored on.
+    path
+        Of the HTML file; figures and animations go into a folder of the same name.
+
+    Returns
+    -------
+    list of Path
+        The report, then its figures and animations.
+    """
+    from nowcast.report import write_report
+
+    folder = path.with_name(f"{path.stem}_figures")
+    name = champion(scores, among=list(compared))
+    worst = _worst(scores, name, compared[name], observed, folder)
+    title = f"Verification of {name}"
+    write_report(scores, path, worst=worst, title=title)
+    return [path, *sorted(file for file in folder.iterdir() if file.is_file())]
+
+
+def _worst(
+    scores: xr.Dataset, name: str, one: Comparable, observed: xr.Dataset, folder: Path
+) -> list[tuple[pd.Timestamp, str, Path]]:
+    from nowcast.plots import animation
+
+    if "case_csi" not in scores or isinstance(one, SequencePredictor):
+        return []
+    leads = pd.TimedeltaIndex(scores["lead_time"].to_index())
+    step = one.step or step_of(observed)
+    threshold = scores["case_csi"].attrs["threshold"]
+    units = scores["threshold"].attrs["units"]
+    drawn = []
+    for number, base_time in enumerate(worst_cases(scores, name), start=1):
+        alone = pd.DatetimeIndex([base_time])
+        loaded = near(observed, alone, -max(one.input_frames, 4) * step, leads[-1])
+        nowcast = one.nowcast(loaded, base_times=alone, lead_times=leads)
+        csi = scores["case_csi"].sel(nowcaster=name, base_time=base_time).item()
+        within = scores["case_in_regime"].sel(base_time=base_time)
+        kinds = ", ".join(map(str, within["regime"].values[within.values]))
+        caption = f"CSI {csi:.2f} at {threshold:g} {units} over all lead times; {kinds}"
+        path = folder / f"worst-{number:02d}-{base_time:%Y%m%dT%H%MZ}.gif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        labelled = nowcast.assign_attrs(nowcaster=nowcast.attrs.get("nowcaster", name))
+        drawn.append((base_time, caption, animation(loaded, labelled, path=path)))
+    return drawn
+
+
+def champion(scores: xr.Dataset, *, among: Sequence[str]) -> str:
+    """Give the nowcaster with the best pooled CSI at the main threshold, references apart.
+
+    Of references alone, the best of them; by the RMSE where there is no threshold.
+    """
+    own = [name for name in among if name not in scores.attrs["references"].split("\n")]
+    own = own or list(among)
+    main = middle([float(one) for one in scores["threshold"].values])
+    if main is None:
+        rmse = scores["rmse_pooled"].sel(nowcaster=own).fillna(np.inf)
+        return own[int(rmse.argmin("nowcaster"))]
+    csi = scores["csi_pooled"].sel(nowcaster=own, threshold=main).fillna(-1.0)
+    return own[int(csi.argmax("nowcaster"))]
 
 
 def _compare_labels(
@@ -189,7 +373,8 @@ def _compare_labels(
     observed: xr.Dataset,
     *,
     block: Block | None,
-    progress: Any,
+    split: str,
+    progress: Callable[[int, int], None] | None,
 ) -> xr.Dataset:
     predictors = _predictors(compared, "classes")
     others = [name for name in compared if name not in predictors]
@@ -206,6 +391,7 @@ def _compare_labels(
         predictors,
         observed,
         base_times=cases,
+        split=f"{split} {block}".strip() if block else "all",
         batch_cases=section.batch_cases,
         progress=(lambda done: progress(done, len(cases))) if progress else None,
     )
@@ -290,122 +476,3 @@ def lead_times_of(config: Config, nowcaster: Nowcaster, observed: xr.Dataset) ->
     else:
         frames, step = config.window.lead_frames, step_of(observed)
     return pd.TimedeltaIndex([step * lead for lead in range(1, frames + 1)])
-
-
-def plain(scores: xr.Dataset) -> dict[str, Any]:
-    """Give scores as JSON types: null where undefined, the protocol beside them."""
-    if "lead_time" not in scores.dims:
-        return {"protocol": json.loads(scores.attrs["protocol"]), "scores": _plain_labels(scores)}
-    rows = []
-    for name in scores["nowcaster"].values:
-        for lead_time in scores["lead_time"].values:
-            one = scores.sel(nowcaster=name, lead_time=lead_time)
-            minutes = int(lead_time / np.timedelta64(1, "m"))
-            for key, score in one.items():
-                values = dict(score.to_series()) if score.ndim else {"": score.item()}
-                rows += [
-                    {
-                        "nowcaster": str(name),
-                        "lead_minutes": minutes,
-                        "score": str(key),
-                        **({"threshold": float(at)} if at != "" else {}),
-                        "value": float(value) if value == value else None,
-                    }
-                    for at, value in values.items()
-                ]
-    return {"protocol": json.loads(scores.attrs["protocol"]), "scores": rows}
-
-
-def _plain_labels(scores: xr.Dataset) -> list[dict[str, Any]]:
-    rows = []
-    for key, score in scores.items():
-        for place, value in score.to_series().items():
-            at = place if isinstance(place, tuple) else (place,)
-            where = {str(dim): str(name) for dim, name in zip(score.dims, at, strict=True)}
-            known = float(value) if value == value else None
-            rows.append({**where, "score": str(key), "value": known})
-    return rows
-
-
-def table(scores: xr.Dataset) -> str:
-    """Give the scores as a table: a row per nowcaster, a column per lead time.
-
-    The first line says by which protocol; the last ones what a nowcaster left missing. Scores of
-    labels have a row per predictor and a table of what was observed and said.
-    """
-    if "lead_time" not in scores.dims:
-        return _label_table(scores)
-    minutes = (scores["lead_time"].values / np.timedelta64(1, "m")).astype(int)
-    protocol = json.loads(scores.attrs["protocol"])
-    width = max(len(str(name)) for name in scores["nowcaster"].values) + 2
-    heading = f"{'':{width}}" + "".join(f"{minute:>6d}" for minute in minutes)
-    lines = [
-        f"{protocol['cases']} cases, base times {protocol['period']}; "
-        f"protocol {scores.attrs['protocol_sha256'][:12]}; columns are lead times in minutes"
-    ]
-    for label, values in _rows(scores):
-        lines += ["", f"{label}", heading]
-        for name in values["nowcaster"].values:
-            figures = values.sel(nowcaster=name).values
-            cells = "".join(
-                f"{figure:6.2f}" if figure == figure else "     -" for figure in figures
-            )
-            lines.append(f"{name!s:{width}}{cells}")
-    left = (scores["left_missing"] / scores["number"]).max("lead_time")
-    for name in scores["nowcaster"].values[left.values > 0]:
-        share = 100 * left.sel(nowcaster=name).item()
-        lines += ["", f"{name} left up to {share:.1f} % missing, counted as no rain"]
-    return "\n".join(lines)
-
-
-def _label_table(scores: xr.Dataset) -> str:
-    protocol = json.loads(scores.attrs["protocol"])
-    classes = [str(name) for name in scores[LABEL].values]
-    names = [str(name) for name in scores["nowcaster"].values]
-    wide, cell = max(map(len, [*names, *classes])) + 2, max(map(len, classes)) + 2
-
-    def row(name: str, figures: Any) -> str:
-        cells = (
-            f"{figure:{cell}.2f}" if figure == figure else f"{'-':>{cell}}" for figure in figures
-        )
-        return f"{name:{wide}}" + "".join(cells)
-
-    heading = " " * wide + "".join(f"{name:>{cell}}" for name in classes)
-    lines = [
-        f"{protocol['cases']} cases, base times {protocol['period']}; "
-        f"protocol {scores.attrs['protocol_sha256'][:12]}",
-        "",
-        f"{'':{wide}}{'accuracy':>{cell}}{'Brier':>{cell}}",
-        *(
-            row(name, scores[["accuracy", "brier"]].sel(nowcaster=name).to_array())
-            for name in names
-        ),
-        "",
-        "hit rate",
-        heading,
-        *(row(name, scores["hit_rate"].sel(nowcaster=name).values) for name in names),
-    ]
-    for name in names:
-        confusion = scores["confusion"].sel(nowcaster=name)
-        lines += ["", f"{name}: rows were observed, columns said", heading]
-        for one in classes:
-            counts = "".join(f"{count:{cell}d}" for count in confusion.sel({OBSERVED: one}).values)
-            lines.append(f"{one:{wide}}{counts}")
-    for name in names:
-        left = int(scores["left_missing"].sel(nowcaster=name))
-        if left:
-            lines += ["", f"{name} left {left} cases missing, counted as the climatology"]
-    return "\n".join(lines)
-
-
-def _rows(scores: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
-    units = scores["rmse"].attrs["units"]
-    rows = [
-        (f"{label} ({units})", scores[score])
-        for label, score in (("MAE", "mae"), ("RMSE", "rmse"), ("bias", "me"))
-    ]
-    for threshold in scores["threshold"].values:
-        selected = scores.sel(threshold=threshold)
-        rows.append((f"CSI at {threshold:g} {units}", selected["csi"]))
-        rows.append((f"frequency bias at {threshold:g} {units}", selected["frequency_bias"]))
-    return rows

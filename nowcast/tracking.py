@@ -11,11 +11,10 @@ import json
 import logging
 import os
 import re
-import shutil
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,14 @@ from nowcast.nowcasters import open_nowcaster as open_local_nowcaster
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.predictors import SequencePredictor, open_trained
 from nowcast.verification import save_scores
+from nowcast.verification.protocol import commit
 from nowcast.verification.scores import DEFINITIONS
 from nowcast.verification.sequences import CLASS_DEFINITIONS
 
 LOGGER = logging.getLogger(__name__)
 CHAMPION = "champion"
+LOGGED = (*DEFINITIONS, "crps", "brier", "effective_resolution", "ssim")  # as metrics
+SCORES = "scores.nc"  # of a verification, in its run
 METRICS = "metrics.jsonl"  # in the folder of a run
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 ARTIFACT = "nowcaster"  # name of the saved folder inside a logged model
@@ -189,7 +191,7 @@ class Run:
         """Log verification scores: the netCDF file, curves, figures and the protocol's hash."""
         from nowcast.plots import score_curves
 
-        self.file(save_scores(scores, self.folder / "scores.nc"))
+        self.file(save_scores(scores, self.folder / SCORES))
         self.tags({"protocol_sha256": scores.attrs["protocol_sha256"]})
         if "lead_time" not in scores.dims:  # of labels
             self.metrics(_figures(scores), step=0)
@@ -198,6 +200,13 @@ class Run:
         for lead_time in scores["lead_time"].values:
             minutes = int(lead_time / np.timedelta64(1, "m"))
             self.metrics(_figures(scores.sel(lead_time=lead_time)), step=minutes)
+
+    def report(self, files: Sequence[Path]) -> None:
+        """Log a report and what lies beside it: the first file, the others as its figures."""
+        report, *figures = files
+        self.file(report)
+        for figure in figures:
+            self.file(figure, "figures")
 
     def model(
         self, folder: Path, nowcaster: NeuralNowcaster | SequencePredictor, *, register_as: str
@@ -365,6 +374,36 @@ def open_any(
     digest = getattr(nowcaster, "sha256", "")
     name = Path(uri).name if digest else uri
     return nowcaster, _provenance(name, version=digest[:12] or __version__, digest=digest)
+
+
+def open_scores(run: str, tracking: Tracking) -> xr.Dataset:
+    """Open the scores of a verification.
+
+    Parameters
+    ----------
+    run
+        An MLflow run, by its id, or a file that `nowcast.verification.save_scores` wrote.
+    tracking
+        Where the runs are.
+
+    Raises
+    ------
+    TrackingError
+        If there is no such file, and no such run with scores.
+    """
+    path = Path(run)
+    if not path.is_file():
+        mlflow = tracking.connect()
+        try:
+            with _quiet():
+                path = Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path=SCORES))
+        except Exception as error:
+            raise TrackingError(
+                f"{run!r} is neither a file of scores nor a run with scores in {tracking.uri} "
+                f"({str(error).splitlines()[0]}); `nowcast verify` makes both"
+            ) from error
+    with xr.open_dataset(path, engine="netcdf4") as scores:
+        return scores.load()
 
 
 def resolve(uri: str, tracking: Tracking) -> str:
@@ -548,14 +587,8 @@ def requirements() -> list[str]:
 
 def code_version() -> dict[str, str]:
     """Give the commit of the code, if it runs from a checkout."""
-    import subprocess
-
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists() or not shutil.which("git"):
-        return {}
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {"mlflow.source.git.commit": done.stdout.strip()} if done.returncode == 0 else {}
+    at = commit()
+    return {"mlflow.source.git.commit": at} if at else {}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -606,7 +639,7 @@ def _current_champion(tracking: Tracking, model_name: str) -> str:
 def _figures(scores: xr.Dataset) -> dict[str, float]:
     """Give scores by names that MLflow takes; undefined ones are left out."""
     figures = {}
-    for score in (*DEFINITIONS, *CLASS_DEFINITIONS):
+    for score in (*LOGGED, *CLASS_DEFINITIONS):
         if score not in scores:
             continue
         flat = scores[score].to_series() if scores[score].ndim else scores[score]

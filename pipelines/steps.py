@@ -21,8 +21,10 @@ from nowcast.frames import Window, base_times, input_frames, step_of
 from nowcast.issuing import issue, open_nowcast
 from nowcast.nowcasters import Nowcaster, open_nowcaster
 from nowcast.plots import animation, panel
+from nowcast.tables import table
 from nowcast.tracking import Tracking
-from nowcast.verification import case_times, save_scores, verify
+from nowcast.verification import case_times, save_scores, standard_measures, verify
+from nowcast.verification.views import Fields
 from pipelines.issued import SLOT, Issued, nowcast_file
 
 RECENT = 288  # newest frames, and newest issued files, that are looked at: a day of five minutes
@@ -117,10 +119,13 @@ def verify_issued(archive: str, out: str, config: str) -> int:
         lead_times=lead_times,
         thresholds=settings.verification.thresholds,
         baselines=baselines,
+        measures=standard_measures(
+            observed, settings.verification.thresholds, view=Fields(), basic=True
+        ),
         batch_cases=settings.verification.batch_cases,
     )
     save_scores(scores.assign_attrs({SCORED: told}), path)
-    _LOG.info("scores of %d nowcasts\n%s", len(cases), experiments.table(scores))
+    _LOG.info("scores of %d nowcasts\n%s", len(cases), table(scores))
     return len(cases)
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -12,7 +13,10 @@ from nowcast.cli import app, main
 from nowcast.data.synthetic import synthesise
 from nowcast.issuing import open_nowcast
 
-VERBS = ("demo", "ingest", "train", "verify", "promote", "serve", "issue", "list")
+VERBS = (
+    "demo", "ingest", "train", "verify", "compare", "promote", "serve", "issue", "extract",
+    "export", "list",
+)  # fmt: skip
 SMALL = Path(__file__).parent / "small.toml"
 
 
@@ -218,13 +222,62 @@ def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, ra
     with xr.open_dataset(tmp_path / "scores.nc") as scores:
         assert scores.attrs["protocol_sha256"][:12] in printed
         assert scores["threshold"].values.tolist() == [0.5, 1.0]
-    assert (tmp_path / "scores.png").stat().st_size > 10_000
+    report = (tmp_path / "scores.html").read_text()
+    assert scores.attrs["protocol_sha256"][:12] in report
+    assert (tmp_path / "scores_figures" / "csi-1.png").stat().st_size > 10_000
+    again = _run(capsys, "compare", tmp_path / "scores.nc", tmp_path / "scores.nc")
+    assert again[0] == 0
+    assert again[1].splitlines()[:4] == printed.splitlines()[:4]
+
+
+def test_compare_refuses_another_protocol_by_the_name_of_the_field(capsys, tmp_path, rain):
+    from nowcast.tracking import Tracking
+    from nowcast.verification import save_scores
+
+    files = []
+    for threshold in (0.5, 1.0):
+        files.append(tmp_path / f"{threshold}.nc")
+        scores = _quick_scores(rain, threshold)
+        save_scores(scores, files[-1])
+    with Tracking(tmp_path / "work").run("verification", "one") as run:
+        run.scores(scores)
+    status, printed, _ = _run(
+        capsys, "compare", files[1], run.run_id, "--work", tmp_path / "work", "--out",
+        tmp_path / "both.nc",
+    )  # fmt: skip
+    assert status == 0
+    assert "CSI at 1 mm h-1" in printed
+    assert (tmp_path / "both.html").exists()
+    status, _, complaint = _run(capsys, "compare", *files, "--work", tmp_path / "work")
+    assert status == 1
+    assert "differ in thresholds: [0.5] and [1.0]" in complaint
+    status, _, complaint = _run(capsys, "compare", "nothing.nc", "--work", tmp_path / "work")
+    assert status == 1
+    assert "'nothing.nc' is neither a file of scores nor a run" in complaint
+
+
+def _quick_scores(path, threshold):
+    from nowcast.data.observations import open_observations
+    from nowcast.nowcasters import open_nowcaster
+    from nowcast.verification import standard_measures, verify
+    from nowcast.verification.views import Fields
+
+    observed = open_observations(str(path))
+    return verify(
+        {name: open_nowcaster(name) for name in ("persistence", "extrapolation")},
+        observed,
+        base_times=observed["time"].to_index()[3:6],
+        lead_times=pd.to_timedelta([10, 20], unit="min"),
+        thresholds=(threshold,),
+        measures=standard_measures(observed, (threshold,), view=Fields(), basic=True),
+    )
 
 
 def test_verify_in_a_period_is_json_without_nan(capsys, tmp_path, rain):
     status, printed, _ = _run(
         capsys, "verify", "--observations", rain, "--period", "2024-01-01T00:30/2024-01-01T02:30",
         "--thresholds", 900, "--lead-times", 10, "--work", tmp_path / "work", "--json",
+        "--set", "verification.references=[]",
     )  # fmt: skip
     assert status == 0
     content = json.loads(printed, parse_constant=lambda name: pytest.fail(name))
@@ -339,8 +392,8 @@ def test_the_demo_runs_to_its_end(tmp_path):
     assert "CSI at 1 mm h-1" in done.stdout
     assert "champion: " in done.stdout
     assert "ui --backend-store-uri sqlite:///" in done.stdout
-    files = {path.suffix for path in (tmp_path / "work" / "demo").iterdir()}
-    assert files == {".nc", ".png", ".gif", ".log"}
+    files = {path.suffix for path in (tmp_path / "work" / "demo").iterdir() if path.is_file()}
+    assert files == {".nc", ".png", ".gif", ".log", ".html"}
 
 
 def test_the_app_lists_its_verbs():

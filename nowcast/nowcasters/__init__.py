@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 NOWCASTERS = {
     "persistence": "nowcast.nowcasters.persistence:Persistence",
     "extrapolation": "nowcast.nowcasters.extrapolation:Extrapolation",
+    "steps": "nowcast.nowcasters.steps:Steps",
     "periodic": "nowcast.nowcasters.periodic:Periodic",
 }
 BASELINES = ("persistence", "extrapolation")  # of rain; where nothing else is asked for

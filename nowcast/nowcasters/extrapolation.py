@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from nowcast.frames import check_observed, input_frames, step_of
 
 RAIN_FROM = 0.1  # mm/h; below it optical flow sees no rain (the usual choice in pysteps)
 DRY_DB = -15.0  # dB of the dry pixels that optical flow sees (likewise)
+
+_PYSTEPS = threading.RLock()  # standard output and warning filters are the whole process's
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Extrapolation:
             )
             frames = window[variable.name].values
             check_observed(window, variable.name)
-            fields.append(_advect(frames, _motion(frames, variable), list(lead_times / step)))
+            moved = advect(frames[-1], motion(frames, variable), list(lead_times / step))
+            fields.append(moved)
         values = np.clip(np.stack(fields), variable.valid_min, variable.valid_max)
         return check_nowcast(
             build_nowcast(
@@ -74,12 +78,31 @@ class Extrapolation:
         )
 
 
-def _motion(frames: np.ndarray, variable: Variable) -> np.ndarray:
-    """Give the motion in pixels per step, (2, y, x), x first; zero where none is seen."""
-    moving = _last_textured(_as_optical_flow_sees(frames, variable))
+def motion(frames: np.ndarray, variable: Variable) -> np.ndarray:
+    """Give the motion that Lucas-Kanade optical flow sees in frames; zero where it sees none.
+
+    Parameters
+    ----------
+    frames : (time, y, x)
+        One step apart, oldest first; NaN where not observed.
+    variable
+        What they are; rain rates are seen in dB.
+
+    Returns
+    -------
+    motion : (component, y, x)
+        In pixels per step, along x first and then along y, towards higher indices.
+
+    Examples
+    --------
+    >>> from nowcast.conventions import RAIN_RATE
+    >>> motion(np.zeros((3, 16, 16)), RAIN_RATE).shape
+    (2, 16, 16)
+    """
+    moving = _last_textured(as_optical_flow_sees(frames, variable))
     if len(moving) < 2:
         return np.zeros((2, *frames.shape[1:]))
-    with _quiet():
+    with quiet():
         from pysteps.motion.lucaskanade import dense_lucaskanade
 
         return np.asarray(dense_lucaskanade(np.ma.masked_invalid(moving)))
@@ -91,16 +114,21 @@ def _last_textured(frames: np.ndarray) -> np.ndarray:
     return frames[uniform[-1] + 1 :] if uniform else frames
 
 
-def _advect(frames: np.ndarray, motion: np.ndarray, steps: list[float]) -> np.ndarray:
-    with _quiet():
+def advect(frame: np.ndarray, motion: np.ndarray, steps: list[float]) -> np.ndarray:
+    """Give a frame moved on by `motion` for each of these numbers of steps, (step, y, x).
+
+    What flows in from outside the grid, or from where nothing was observed, is NaN.
+    """
+    with quiet():
         from pysteps.extrapolation.semilagrangian import extrapolate
 
         return np.asarray(
-            extrapolate(frames[-1].astype(float), motion, steps, allow_nonfinite_values=True)
+            extrapolate(frame.astype(float), motion, steps, allow_nonfinite_values=True)
         )
 
 
-def _as_optical_flow_sees(frames: np.ndarray, variable: Variable) -> np.ndarray:
+def as_optical_flow_sees(frames: np.ndarray, variable: Variable) -> np.ndarray:
+    """Give rain rates in dB, and in `DRY_DB` where they are below `RAIN_FROM`; others as is."""
     if variable.name != "rain_rate":
         return frames.astype(float)
     wet = np.where(frames >= RAIN_FROM, frames, RAIN_FROM)
@@ -114,8 +142,11 @@ def _is_uniform(frame: np.ndarray) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hush pysteps: it prints when imported, and warns of each degenerate set of motion vectors."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+def quiet() -> Iterator[None]:
+    """Hush pysteps: it prints when imported and at work, and warns where motion is degenerate.
+
+    One thread at a time: of two that hush and unhush in turn, one would leave it hushed for good.
+    """
+    with _PYSTEPS, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,5 +1,16 @@
 """Comparing nowcasts with what was observed, on identical cases for every nowcaster."""
 
-from nowcast.verification.cases import Protocol, case_times, save_scores, verify
+from nowcast.verification.cases import case_times
+from nowcast.verification.combination import combine
+from nowcast.verification.comparison import save_scores, standard_measures, verify
+from nowcast.verification.protocol import Protocol, ProtocolError
 
-__all__ = ["Protocol", "case_times", "save_scores", "verify"]
+__all__ = [
+    "Protocol",
+    "ProtocolError",
+    "case_times",
+    "combine",
+    "save_scores",
+    "standard_measures",
+    "verify",
+]

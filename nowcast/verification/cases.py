@@ -1,29 +1,17 @@
-"""The cases on which nowcasters are compared, and the protocol that names them."""
+"""The cases on which nowcasters are compared, and the frames around them."""
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
-from typing import Protocol as Interface
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.conventions import VARIABLES, Variable, grid_id, known_variable
-from nowcast.durable import replacing
+from nowcast.conventions import known_variable
 from nowcast.frames import Block, Window, base_times, step_of
-from nowcast.nowcasters import BASELINES, Nowcaster
-from nowcast.verification.scores import DEFINITIONS, from_sums, sums
-
-SCORING_VERSION = 1  # raised by hand whenever a score would come out otherwise
-
-SumsOf = Callable[[xr.Dataset, pd.DatetimeIndex], dict[str, xr.Dataset]]
 
 
-class UsesFrames(Interface):
+class UsesFrames(Protocol):
     """Whatever is compared: the frames that it uses up to a base time decide on the cases."""
 
     @property
@@ -35,57 +23,6 @@ class UsesFrames(Interface):
     def step(self) -> pd.Timedelta | None:
         """Time between the frames used; None is the step of the observations."""
         ...
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What scores depend on besides the nowcaster: scores of different protocols do not compare.
-
-    Parameters
-    ----------
-    data_fingerprint, grid_id
-        Of the observations.
-    variable, units
-        What was scored.
-    period
-        First and last base time.
-    cases
-        How many base times.
-    base_times_sha256
-        Which ones.
-    lead_minutes, thresholds
-        What was scored.
-    baselines
-        Whose reach decides which pixels count: by name, the frames that each uses.
-    missing_rule
-        Which pixels count.
-    scoring_version
-        Of the code.
-    """
-
-    data_fingerprint: str
-    grid_id: str
-    variable: str
-    units: str
-    period: str
-    cases: int
-    base_times_sha256: str
-    lead_minutes: tuple[float, ...]
-    thresholds: tuple[float, ...]
-    baselines: dict[str, dict[str, float]]
-    missing_rule: str
-    scoring_version: int = SCORING_VERSION
-
-    @property
-    def sha256(self) -> str:
-        """Hash of all of it."""
-        content = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    @property
-    def attributes(self) -> dict[str, str]:
-        """What is stamped on every score file."""
-        return {"protocol": json.dumps(asdict(self)), "protocol_sha256": self.sha256}
 
 
 def case_times(
@@ -135,116 +72,40 @@ def case_times(
     return spaced(common, every)
 
 
-def verify(
-    nowcasters: Mapping[str, Nowcaster],
-    observed: xr.Dataset,
-    *,
-    base_times: pd.DatetimeIndex,
-    lead_times: pd.TimedeltaIndex,
-    thresholds: tuple[float, ...],
-    baselines: Sequence[str] = BASELINES,
-    batch_cases: int = 8,
-    progress: Callable[[int], None] | None = None,
-) -> xr.Dataset:
-    """Score nowcasters on identical cases: the same base times, lead times and pixels.
-
-    Parameters
-    ----------
-    nowcasters
-        By name; the baselines must be among them, since their reach is part of what is counted.
-    observed
-        Observations that hold the valid times; one that is absent counts as missing.
-    base_times, lead_times, thresholds
-        The cases; thresholds in the units of the variable, and none for no categorical scores. A
-        base time of which an input frame has no observed pixel is left out for every nowcaster.
-    baselines
-        Names of those that everything is compared with.
-    batch_cases
-        Cases in memory at a time.
-    progress
-        Called with the number of cases done after each batch.
-
-    Returns
-    -------
-    Dataset
-        Scores by ``(nowcaster, threshold, lead_time)``; see `nowcast.verification.scores`.
-        ``left_missing`` counts the pixels that a nowcaster left missing where it was scored. The
-        protocol stands in the attributes.
-
-    Raises
-    ------
-    ValueError
-        If a baseline is absent or there is no case.
-    """
-    from nowcast.data.observations import fingerprint
-
-    absent = [name for name in baselines if name not in nowcasters]
-    if absent or not baselines or not len(base_times):
-        raise ValueError(
-            f"a verification needs a case or more ({len(base_times)} given) and one or more "
-            f"baselines: {', '.join(baselines)} (absent: {', '.join(absent) or 'none'})"
-        )
-    variable, step = known_variable(observed), step_of(observed)
-
-    def sums_of(near: xr.Dataset, seen: pd.DatetimeIndex) -> dict[str, xr.Dataset]:
-        forecasts = {
-            name: one.nowcast(near, base_times=seen, lead_times=lead_times)[variable.name]
-            for name, one in nowcasters.items()
-        }
-        return batch_sums(forecasts, near[variable.name], thresholds, baselines)
-
-    totals, base_times = totals_of(
-        nowcasters,
-        observed,
-        base_times=base_times,
-        until=lead_times[-1],
-        sums_of=sums_of,
-        batch_cases=batch_cases,
-        progress=progress,
-    )
-    protocol = Protocol(
-        data_fingerprint=fingerprint(observed),
-        grid_id=grid_id(observed),
-        variable=variable.name,
-        units=variable.units,
-        period=f"{base_times[0].isoformat()}/{base_times[-1].isoformat()}",
-        cases=len(base_times),
-        base_times_sha256=hashlib.sha256(str(list(base_times)).encode()).hexdigest(),
-        lead_minutes=tuple(lead_times.total_seconds() / 60),
-        thresholds=tuple(thresholds),
-        baselines={name: frames_of(nowcasters[name], step) for name in baselines},
-        missing_rule=missing_rule(variable, baselines),
-    )
-    return as_scores(totals, variable, protocol)
+def spaced(times: pd.DatetimeIndex, every: pd.Timedelta) -> pd.DatetimeIndex:
+    """Give the times that lie at least so far apart, from the first one on."""
+    kept: list[Any] = []
+    for time in times:
+        if not kept or time - kept[-1] >= every:
+            kept.append(time)
+    return pd.DatetimeIndex(kept)
 
 
-def totals_of(
+def batches_of_cases(
     compared: Mapping[str, UsesFrames],
     observed: xr.Dataset,
     *,
     base_times: pd.DatetimeIndex,
     until: pd.Timedelta,
-    sums_of: SumsOf,
     batch_cases: int,
-    progress: Callable[[int], None] | None,
-) -> tuple[dict[str, xr.Dataset], pd.DatetimeIndex]:
-    """Add up sums over all cases, with the frames of one batch of them in memory.
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[xr.Dataset, pd.DatetimeIndex]]:
+    """Give batches of cases with the frames around them loaded, and no others.
+
+    A base time of which an input frame has no observed pixel is left out: nothing to start from.
 
     Parameters
     ----------
     compared
         By name.
-    observed, base_times, batch_cases, progress
-        See `verify`.
+    observed, base_times
+        See `nowcast.verification.verify`.
     until
         Longest time after a base time of which a frame is needed.
-    sums_of
-        The sums of one batch by name, from the frames around its cases and their base times.
-
-    Returns
-    -------
-    totals, base_times
-        The second without those of which an input frame has no observed pixel.
+    batch_cases
+        Base times in a batch.
+    progress
+        Called with the number of cases done after each batch.
 
     Raises
     ------
@@ -254,30 +115,21 @@ def totals_of(
     step = step_of(observed)
     inputs = {(one.input_frames, one.step or step) for one in compared.values()}
     offsets = sorted({-back * step for frames, step in inputs for back in range(frames)})
-    totals: dict[str, xr.Dataset] = {}
-    used: list[pd.Timestamp] = []
+    any_seen = False
     for first in range(0, len(base_times), batch_cases):
         batch = base_times[first : first + batch_cases]
-        near = _near(observed, batch, offsets[0], until)
-        seen = _with_sight(near, batch, offsets)
-        used += list(seen)
-        for name, part in (sums_of(near, seen) if len(seen) else {}).items():
-            totals[name] = totals[name] + part if name in totals else part
+        loaded = near(observed, batch, offsets[0], until)
+        seen = _with_sight(loaded, batch, offsets)
+        any_seen = any_seen or len(seen) > 0
+        if len(seen):
+            yield loaded, seen
         if progress:
             progress(first + len(batch))
-    if not used:
+    if not any_seen:
         raise ValueError("in every case an input frame has no observed pixel; give other cases")
-    return totals, pd.DatetimeIndex(used)
 
 
-def save_scores(scores: xr.Dataset, path: Path) -> Path:
-    """Write scores as netCDF, whole or not at all."""
-    with replacing(path) as temporary:
-        scores.to_netcdf(temporary, engine="netcdf4")
-    return path
-
-
-def _near(
+def near(
     observed: xr.Dataset, batch: pd.DatetimeIndex, first: pd.Timedelta, last: pd.Timedelta
 ) -> xr.Dataset:
     """Load the frames around the cases of a batch, and none of those between two cases."""
@@ -287,89 +139,12 @@ def _near(
 
 
 def _with_sight(
-    near: xr.Dataset, batch: pd.DatetimeIndex, offsets: list[pd.Timedelta]
+    loaded: xr.Dataset, batch: pd.DatetimeIndex, offsets: list[pd.Timedelta]
 ) -> pd.DatetimeIndex:
-    """Leave out base times of which an input frame has no observed pixel: nothing to start from."""
-    seen = near[known_variable(near).name].notnull().any(("y", "x")).to_series()
+    seen = loaded[known_variable(loaded).name].notnull().any(("y", "x")).to_series()
     kept = [
         base_time
         for base_time in batch
         if seen.reindex([base_time + offset for offset in offsets], fill_value=True).all()
     ]
-    return pd.DatetimeIndex(kept)
-
-
-def batch_sums(
-    forecasts: Mapping[str, xr.DataArray],
-    observed: xr.DataArray,
-    thresholds: tuple[float, ...],
-    baselines: Sequence[str],
-) -> dict[str, xr.Dataset]:
-    """Give the sums of a batch of cases, over what was observed and every baseline reaches.
-
-    Parameters
-    ----------
-    forecasts
-        By name; dims ``(base_time, lead_time, y, x)``.
-    observed
-        Dims ``(time, y, x)``.
-    thresholds, baselines
-        See `verify`.
-    """
-    valid = forecasts[baselines[0]]["valid_time"]
-    truth = observed.reindex(time=np.unique(valid)).sel(time=valid).drop_vars("time")
-    counted = truth.notnull()
-    for baseline in baselines:
-        counted = counted & forecasts[baseline].notnull()
-    truth = truth.where(counted)
-    result = {}
-    for name, forecast in forecasts.items():
-        left = (counted & forecast.isnull()).sum(("base_time", "y", "x"))
-        if observed.name not in VARIABLES and int(left.sum()):
-            raise ValueError(
-                f"{name} leaves {int(left.sum())} pixels missing where it is scored; only for rain "
-                "does missing count as none; issue on the whole of what the baselines reach"
-            )
-        filled = forecast.fillna(0.0).where(counted)
-        result[name] = sums(filled, truth, list(thresholds)).assign(left_missing=left)
-    return result
-
-
-def missing_rule(variable: Variable, baselines: Sequence[str]) -> str:
-    """Give which pixels count, in words; only of rain can missing be taken for none."""
-    left = (
-        "what a nowcaster leaves missing there counts as no rain"
-        if variable.name in VARIABLES
-        else "a nowcaster that leaves one of them missing is refused"
-    )
-    reached = " and ".join(baselines)
-    return f"counted: pixels observed at the valid time and reached by {reached}; {left}"
-
-
-def frames_of(nowcaster: UsesFrames, step: pd.Timedelta) -> dict[str, float]:
-    """Give which frames a nowcaster uses, as the protocol tells it."""
-    minutes = (nowcaster.step or step) / pd.Timedelta(minutes=1)
-    return {"input_frames": nowcaster.input_frames, "step_minutes": minutes}
-
-
-def as_scores(totals: dict[str, xr.Dataset], variable: Variable, protocol: Protocol) -> xr.Dataset:
-    """Give the scores that follow from the sums of all cases, with their protocol."""
-    parts = [
-        from_sums(total).assign(left_missing=total["left_missing"]) for total in totals.values()
-    ]
-    names = pd.Index(list(totals), name="nowcaster")
-    scores = xr.concat(parts, dim=names, coords="minimal", compat="override", join="exact")
-    for score, (long_name, reference) in DEFINITIONS.items():
-        units = variable.units if score in ("mae", "rmse", "me") else "1"
-        scores[score].attrs = {"long_name": long_name, "units": units, "references": reference}
-    scores["threshold"].attrs = {"units": variable.units}
-    return scores.assign_attrs({"title": "verification of nowcasts", **protocol.attributes})
-
-
-def spaced(times: pd.DatetimeIndex, every: pd.Timedelta) -> pd.DatetimeIndex:
-    """Give the times that lie at least so far apart, from the first one on."""
-    kept: list[Any] = []
-    for time in times:
-        if not kept or time - kept[-1] >= every:
-            kept.append(time)
     return pd.DatetimeIndex(kept)

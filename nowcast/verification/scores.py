@@ -1,108 +1,260 @@
-"""Scores from sums that can be added over cases, so that no more than a batch is in memory.
+"""Events and errors: contingency tables by threshold, and what follows from differences.
 
-The rules: a pixel counts where the evaluation mask says so; a score that is not defined (no event
+The rules: a value at or above a threshold is an event; pixels are pooled over space and cases, as
+counts and sums that are added before a score is formed; a score that is not defined (no event
 forecast, none observed, no pixel) is NaN, never 0 or 1.
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from nowcast.conventions import RAIN_RATE, REFLECTIVITY
+from nowcast.networks.losses import HKO_7
+from nowcast.rainrate import to_rain_rate
+from nowcast.verification.batches import Batch
+
 EVENT_COUNTS = ("tp_count", "fp_count", "fn_count", "tn_count")
-DEFINITIONS = {
+WILKS = "doi:10.1016/C2017-0-03921-6"
+OF_VARIABLE = "{units}"  # in the attribute ``units``: those of what is scored
+PLAIN = {
     "csi": ("critical success index", "doi:10.1175/1520-0434(1990)005<0570:TCSIAA>2.0.CO;2"),
-    "pod": ("probability of detection", "doi:10.1002/9781119960003"),
-    "far": ("false alarm ratio", "doi:10.1002/9781119960003"),
-    "frequency_bias": ("frequency bias", "doi:10.1002/9781119960003"),
-    "mae": ("mean absolute error", "doi:10.1002/9781119960003"),
-    "rmse": ("root mean square error", "doi:10.1002/9781119960003"),
-    "me": ("mean error, forecast minus observed", "doi:10.1002/9781119960003"),
+    "pod": ("probability of detection", WILKS),
+    "far": ("false alarm ratio", WILKS),
+    "frequency_bias": ("frequency bias", WILKS),
+    "hss": ("Heidke skill score", WILKS),
+    "ets": ("equitable threat score", WILKS),
+    "sedi": ("symmetric extremal dependence index", "doi:10.1175/WAF-D-10-05030.1"),
+    "base_rate": ("base rate, the part of the pixels with an observed event", WILKS),
+    "correlation": ("correlation of forecast and observed over pixels", WILKS),
 }
+IN_UNITS = {
+    "mae": ("mean absolute error", WILKS),
+    "rmse": ("root mean square error", WILKS),
+    "me": ("mean error, forecast minus observed", WILKS),
+    "balanced_mae": ("absolute error, heavier rain weighted more as for HKO-7", "arXiv:1706.03458"),
+    "balanced_mse": ("squared error, heavier rain weighted more as for HKO-7", "arXiv:1706.03458"),
+}
+DEFINITIONS = {
+    **{
+        name: {"long_name": long_name, "units": "1", "references": source}
+        for name, (long_name, source) in PLAIN.items()
+    },
+    **{
+        name: {"long_name": long_name, "units": OF_VARIABLE, "references": source}
+        for name, (long_name, source) in IN_UNITS.items()
+    },
+}
+DEFINITIONS["balanced_mse"]["units"] = f"({OF_VARIABLE})2"
+FLAT = 1e-12  # variance over mean square below which a field is constant but for rounding
 
 
-def sums(forecast: xr.DataArray, observed: xr.DataArray, thresholds: list[float]) -> xr.Dataset:
-    """Give the sums per lead time from which all scores follow.
+@dataclass(frozen=True)
+class Events:
+    """Scores of contingency tables, by `scores`.
+
+    ``csi``, ``pod``, ``far``, ``frequency_bias``, ``hss``, ``ets``, ``sedi`` and ``base_rate`` by
+    ``(threshold, lead_time)``, with the hits, false alarms, misses and correct negatives they came
+    from: ``tp_count``, ``fp_count``, ``fn_count``, ``tn_count``.
 
     Parameters
     ----------
-    forecast, observed : (base_time, lead_time, y, x)
-        In the same units; NaN where the pixel must not count, in both alike.
     thresholds
-        An event is a value at or above one; without any, nothing is counted by threshold.
-
-    Returns
-    -------
-    Dataset
-        Hits, false alarms, misses and correct negatives by ``(threshold, lead_time)``; number,
-        error, absolute and squared error by ``(lead_time)``.
+        In the units of the variable.
     """
-    pooled = ("base_time", "y", "x")
-    counted = observed.notnull()
-    error = (forecast - observed).astype(np.float64)
-    said, happened = (_events(field, thresholds) & counted for field in (forecast, observed))
-    hits = (said & happened).sum(pooled)
-    number = counted.sum(pooled)
-    false_alarms, misses = said.sum(pooled) - hits, happened.sum(pooled) - hits
-    return xr.Dataset(
-        {
-            "tp_count": hits,
-            "fp_count": false_alarms,
-            "fn_count": misses,
-            "tn_count": number - hits - false_alarms - misses,
-            "number": number,
-            "error": error.sum(pooled),
-            "absolute_error": abs(error).sum(pooled),
-            "squared_error": (error**2).sum(pooled),
-        }
-    )
+
+    thresholds: tuple[float, ...]
+    name = "events"
+    gridded = False
+
+    def sums(self, batch: Batch) -> xr.Dataset:
+        """Give the four counts by ``(base_time, threshold, lead_time)``."""
+        parts = [
+            _counts(forecast, observed, self.thresholds)
+            for forecast, observed in zip(batch.forecast.values, batch.observed.values, strict=True)
+        ]
+        dims = ("base_time", "threshold", "lead_time")
+        tables = np.stack(parts)
+        return xr.Dataset(
+            {name: (dims, tables[..., place]) for place, name in enumerate(EVENT_COUNTS)},
+            coords={
+                **_labels(batch.forecast),
+                "threshold": ("threshold", np.array(self.thresholds, np.float64)),
+            },
+        )
+
+    def scores(self, total: xr.Dataset) -> xr.Dataset:
+        """Give the scores of added counts, and the counts.
+
+        Examples
+        --------
+        >>> counts = {"tp_count": 2, "fp_count": 1, "fn_count": 1, "tn_count": 6}
+        >>> scores = Events(thresholds=(1.0,)).scores(xr.Dataset(counts))
+        >>> scores["csi"].item(), round(scores["hss"].item(), 3)
+        (0.5, 0.524)
+        """
+        from scores.categorical import BasicContingencyManager
+
+        bare = total.drop_vars(list(total.coords))  # aligning them takes most of the time
+        counts = {name: bare[name].astype(np.float64) for name in EVENT_COUNTS}
+        # scores reads the total of a table from its counts, as it would from fields.
+        table = BasicContingencyManager({**counts, "total_count": sum(counts.values())})
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores = {
+                "csi": table.critical_success_index(),
+                "pod": table.probability_of_detection(),
+                "far": table.false_alarm_ratio(),
+                "frequency_bias": table.frequency_bias(),
+                "hss": table.heidke_skill_score(),
+                "ets": table.equitable_threat_score(),
+                "sedi": table.symmetric_extremal_dependence_index(),
+                "base_rate": table.base_rate(),
+            }
+        # Where all is one and the same, rounding turns 0 / 0 of these into any number.
+        wrong = counts["fp_count"] + counts["fn_count"]
+        varied = (counts["tp_count"] + wrong > 0) & (counts["tn_count"] + wrong > 0)
+        scores |= {name: scores[name].where(varied) for name in ("hss", "ets")}
+        defined = {name: score.where(np.isfinite(score)) for name, score in scores.items()}
+        whole = bare[list(EVENT_COUNTS)].assign(defined).assign_coords(total.coords)
+        return defined_by(DEFINITIONS, whole)
 
 
-def _events(field: xr.DataArray, thresholds: list[float]) -> xr.DataArray:
-    """Give whether each value is at or above each threshold, ``threshold`` first."""
-    at = xr.DataArray(
-        np.asarray(thresholds, field.dtype),  # else 0.7 as float32 would be below 0.7
-        dims="threshold",
-        coords={"threshold": np.asarray(thresholds, np.float64)},
-    )
-    return at <= field
+@dataclass(frozen=True)
+class Errors:
+    """Scores of differences, over all counted pixels, by ``lead_time``.
 
-
-def from_sums(total: xr.Dataset) -> xr.Dataset:
-    """Give the scores of added sums.
+    ``mae``, ``rmse``, ``me``, ``correlation`` and the ``number`` of pixels; of rain also
+    ``balanced_mae`` and ``balanced_mse``: errors in the units of the variable, weighted by the
+    rain that was observed as the benchmark HKO-7 weights it.
 
     Parameters
     ----------
-    total
-        As `sums` gives them, added over all cases.
+    variable
+        Name of what is scored; the balanced errors are defined for rain alone.
+    """
 
-    Returns
-    -------
-    Dataset
-        ``csi``, ``pod``, ``far``, ``frequency_bias`` by ``(threshold, lead_time)`` and ``mae``,
-        ``rmse``, ``me`` by ``(lead_time)``, with the hits, misses and so on they came from.
+    variable: str
+    name = "errors"
+    gridded = False
+
+    def sums(self, batch: Batch) -> xr.Dataset:
+        """Give the sums by ``(base_time, lead_time)`` from which the errors follow."""
+        parts = [
+            self._of_case(forecast, observed)
+            for forecast, observed in zip(batch.forecast.values, batch.observed.values, strict=True)
+        ]
+        return xr.Dataset(
+            {
+                name: (("base_time", "lead_time"), np.stack([part[name] for part in parts]))
+                for name in parts[0]
+            },
+            coords=_labels(batch.forecast),
+        )
+
+    def scores(self, total: xr.Dataset) -> xr.Dataset:
+        """Give the errors that follow from added sums; a constant field has no correlation.
+
+        Examples
+        --------
+        >>> dims = ("base_time", "lead_time", "y", "x")
+        >>> observed = xr.DataArray([[[[0.0, 2.0, 3.0, 0.0]]]], dims=dims)
+        >>> forecast = xr.DataArray([[[[0.0, 2.0, 0.0, 5.0]]]], dims=dims)
+        >>> batch, measure = Batch(forecast, observed, xr.Dataset()), Errors("rain_rate")
+        >>> scores = measure.scores(measure.sums(batch).isel(base_time=0))
+        >>> scores["me"].item(), scores["rmse"].item() ** 2
+        (0.5, 8.5)
+        """
+        bare = total.drop_vars(list(total.coords))  # aligning them takes most of the time
+        number = bare["number"].where(bare["number"] > 0).astype(np.float64)
+        mean = {str(name): part / number for name, part in bare.items() if name != "number"}
+        said, happened = (
+            (mean[f"{name}_squared"] - mean[name] ** 2).where(
+                mean[f"{name}_squared"] * FLAT < mean[f"{name}_squared"] - mean[name] ** 2
+            )
+            for name in ("forecast", "observed")
+        )
+        both = mean["product"] - mean["forecast"] * mean["observed"]
+        scores = {
+            "mae": mean["absolute_error"],
+            "rmse": np.sqrt(mean["squared_error"]),
+            "me": mean["error"],
+            "correlation": both / np.sqrt(said * happened),
+        }
+        scores |= {name: mean[name] for name in ("balanced_mae", "balanced_mse") if name in mean}
+        whole = bare[["number"]].assign(scores).assign_coords(total.coords)
+        return defined_by(DEFINITIONS, whole)
+
+    def _of_case(self, forecast: np.ndarray, observed: np.ndarray) -> dict[str, Any]:
+        def added(values: np.ndarray) -> Any:
+            return np.where(counted, values, 0.0).sum(axis=(-2, -1))
+
+        counted = np.isfinite(observed)
+        forecast, observed = forecast.astype(np.float64), observed.astype(np.float64)
+        error = forecast - observed
+        sums: dict[str, Any] = {
+            "number": counted.sum(axis=(-2, -1)),
+            "error": added(error),
+            "absolute_error": added(abs(error)),
+            "squared_error": added(error**2),
+            "forecast": added(forecast),
+            "observed": added(observed),
+            "forecast_squared": added(forecast**2),
+            "observed_squared": added(observed**2),
+            "product": added(forecast * observed),
+        }
+        if self.variable not in (RAIN_RATE.name, REFLECTIVITY.name):
+            return sums
+        weight = self._weight(observed)
+        return {
+            **sums,
+            "balanced_mae": added(weight * abs(error)),
+            "balanced_mse": added(weight * error**2),
+        }
+
+    def _weight(self, observed: np.ndarray) -> Any:
+        rain = to_rain_rate(observed) if self.variable == REFLECTIVITY.name else observed
+        bounds, weights = zip(*HKO_7, strict=True)
+        return np.array([1.0, *weights])[np.digitize(np.nan_to_num(rain), bounds)]
+
+
+def _counts(
+    forecast: np.ndarray, observed: np.ndarray, thresholds: tuple[float, ...]
+) -> np.ndarray:
+    """Give hits, false alarms, misses, correct negatives of one case: (threshold, lead, count)."""
+    number = np.isfinite(observed).sum(axis=(-2, -1))
+    tables = np.zeros((len(thresholds), len(number), 4), np.int64)
+    for place, threshold in enumerate(thresholds):
+        said, happened = (reaches(field, threshold) for field in (forecast, observed))
+        hits = (said & happened).sum(axis=(-2, -1))
+        false_alarms, misses = (field.sum(axis=(-2, -1)) - hits for field in (said, happened))
+        negatives = number - hits - false_alarms - misses
+        tables[place] = np.stack([hits, false_alarms, misses, negatives], axis=-1)
+    return tables
+
+
+def reaches(field: np.ndarray, threshold: float) -> np.ndarray:
+    """Tell where values are at or above a threshold; NaN is not.
+
+    Both are compared with the field's precision: 0.7 as a 32-bit float reaches 0.7.
 
     Examples
     --------
-    >>> dims = ("base_time", "lead_time", "y", "x")
-    >>> observed = xr.DataArray([[[[0.0, 2.0, 3.0, 0.0]]]], dims=dims)
-    >>> forecast = xr.DataArray([[[[0.0, 2.0, 0.0, 5.0]]]], dims=dims)
-    >>> scores = from_sums(sums(forecast, observed, [1.0]))
-    >>> round(scores["csi"].item(), 3), scores["rmse"].item() ** 2
-    (0.333, 8.5)
+    >>> reaches(np.array([0.7, 0.5, np.nan], np.float32), 0.7)
+    array([ True, False, False])
     """
-    from scores.categorical import BasicContingencyManager
+    reached: np.ndarray = field >= np.asarray(threshold, dtype=field.dtype)
+    return reached
 
-    counts = {name: total[name].astype(np.float64) for name in EVENT_COUNTS}
-    # scores reads the total of a table from its counts, as it would from fields.
-    table = BasicContingencyManager({**counts, "total_count": sum(counts.values())})
-    number = total["number"].where(total["number"] > 0).astype(np.float64)
-    scores = {
-        "csi": table.critical_success_index(),
-        "pod": table.probability_of_detection(),
-        "far": table.false_alarm_ratio(),
-        "frequency_bias": table.frequency_bias(),
-        "mae": total["absolute_error"] / number,
-        "rmse": np.sqrt(total["squared_error"] / number),
-        "me": total["error"] / number,
-    }
-    scores = {name: score.where(np.isfinite(score)) for name, score in scores.items()}
-    return xr.Dataset({**scores, **{name: total[name] for name in (*EVENT_COUNTS, "number")}})
+
+def defined_by(definitions: dict[str, dict[str, str]], scores: xr.Dataset) -> xr.Dataset:
+    """Say of each score what it is, in which units, and where that is written."""
+    for name, attributes in definitions.items():
+        if name in scores:
+            scores[name].attrs = dict(attributes)
+    return scores
+
+
+def _labels(field: xr.DataArray) -> dict[str, xr.DataArray]:
+    return {name: field[name] for name in ("base_time", "lead_time") if name in field.coords}

@@ -7,7 +7,6 @@ its future alone, so at the base time the last one that could be known lies befo
 frames.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,23 +15,24 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.conventions import grid_id, known_variable
+from nowcast.conventions import Variable, known_variable
 from nowcast.data.labels import LABEL, UNKNOWN, classes_of, labels_of
 from nowcast.data.series import names_of, series_of
 from nowcast.frames import Block, Window, base_times, step_of
 from nowcast.nowcasters import BASELINES, Nowcaster
 from nowcast.predictors import FREQUENCIES, PROBABILITY, SequencePredictor
-from nowcast.verification.cases import (
-    Protocol,
-    as_scores,
-    batch_sums,
+from nowcast.verification.cases import batches_of_cases, spaced
+from nowcast.verification.comparison import (
     frames_of,
     missing_rule,
-    spaced,
-    totals_of,
+    observed_part,
+    parameters_of,
+    scored,
+    standard_measures,
 )
+from nowcast.verification.protocol import Protocol
 
-SEQUENCE_VERSION = 1  # raised by hand whenever a score here would come out otherwise
+SEQUENCE_VERSION = 2  # raised by hand whenever a score here would come out otherwise
 CLIMATOLOGY = "climatology"  # name of the baseline of labels
 OBSERVED = f"observed_{LABEL}"
 CLASS_DEFINITIONS = {
@@ -72,6 +72,9 @@ def verify_series(
     lead_times: pd.TimedeltaIndex,
     thresholds: tuple[float, ...] = (),
     baselines: Sequence[str] = BASELINES,
+    split: str = "all",
+    selection: str = "all",
+    described: xr.Dataset | None = None,
     batch_cases: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
@@ -81,7 +84,8 @@ def verify_series(
     ----------
     compared
         By name: predictors of one series, and nowcasters, whose fields are reduced to it.
-    observed, base_times, lead_times, thresholds, baselines, batch_cases, progress
+    observed, base_times, lead_times, thresholds, baselines, split, selection, described, \
+batch_cases, progress
         See `nowcast.verification.verify`; a threshold is one of the areal mean, or at a point.
 
     Returns
@@ -101,42 +105,69 @@ def verify_series(
             f"a series is scored beside one or more baselines: {', '.join(baselines)} "
             f"(absent: {', '.join(absent) or 'none'})"
         )
-    variable = known_variable(observed)
+    variable, step, view = known_variable(observed), step_of(observed), _Series(points)
+    measures = standard_measures(observed, thresholds, view=view, basic=True)
 
-    def sums_of(near: xr.Dataset, seen: pd.DatetimeIndex) -> dict[str, xr.Dataset]:
-        def series(one: Nowcaster | SequencePredictor) -> xr.DataArray:
-            if isinstance(one, SequencePredictor):
-                return _at(one.predict(near, base_times=seen)[variable.name], lead_times)
-            nowcast = one.nowcast(near, base_times=seen, lead_times=lead_times)
-            return series_of(nowcast[variable.name], points)
+    def issue(
+        one: Nowcaster | SequencePredictor, loaded: xr.Dataset, seen: pd.DatetimeIndex
+    ) -> xr.Dataset:
+        if isinstance(one, SequencePredictor):
+            series = _at(one.predict(loaded, base_times=seen)[variable.name], lead_times)
+            return _as_row(series).to_dataset(name=variable.name)
+        return view.nowcast(one.nowcast(loaded, base_times=seen, lead_times=lead_times))
 
-        forecasts = {name: _as_row(series(one)) for name, one in compared.items()}
-        truth = _as_row(series_of(near[variable.name], points))
-        return batch_sums(forecasts, truth.rename(variable.name), thresholds, baselines)
+    def protocol(used: pd.DatetimeIndex) -> SequenceProtocol:
+        return SequenceProtocol(
+            **observed_part(observed, used),
+            units=variable.units,
+            split=split,
+            selection=selection,
+            head="series",
+            labels=names_of(points),
+            lead_minutes=tuple(lead_times.total_seconds() / 60),
+            thresholds=tuple(thresholds),
+            baselines={name: frames_of(compared[name], step) for name in baselines},
+            missing_rule=f"{missing_rule(variable, baselines)}; an areal mean is observed or "
+            "reached where half of its pixels are",
+            view=view.name,
+            measures=parameters_of(measures),
+        )
 
-    totals, used = totals_of(
+    scores = scored(
         compared,
         observed,
+        issue=issue,
+        view=view,
         base_times=base_times,
-        until=lead_times[-1],
-        sums_of=sums_of,
+        lead_times=lead_times,
+        thresholds=thresholds,
+        baselines=baselines,
+        measures=measures,
+        protocol=protocol,
+        described=described,
         batch_cases=batch_cases,
         progress=progress,
     )
-    step = step_of(observed)
-    protocol = _protocol(
-        observed,
-        used,
-        head="series",
-        labels=names_of(points),
-        lead_minutes=tuple(lead_times.total_seconds() / 60),
-        thresholds=tuple(thresholds),
-        baselines={name: frames_of(compared[name], step) for name in baselines},
-        missing_rule=f"{missing_rule(variable, baselines)}; an areal mean is observed or reached "
-        "where half of its pixels are",
-    )
-    scores = as_scores(totals, variable, protocol)
     return scores.assign_attrs(title="verification of series")
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Fields as the series that predictors give: their areal mean, or their values at points."""
+
+    points: tuple[tuple[float, float], ...]
+    name = "series"
+    gridded = False
+
+    def units(self, variable: Variable) -> str:
+        return variable.units
+
+    def nowcast(self, nowcast: xr.Dataset) -> xr.Dataset:
+        variable = known_variable(nowcast).name
+        return _as_row(series_of(nowcast[variable], self.points)).to_dataset(name=variable)
+
+    def observed(self, fields: xr.DataArray) -> xr.DataArray:
+        return _as_row(series_of(fields, self.points))
 
 
 def labelled_times(
@@ -200,6 +231,7 @@ def verify_classes(
     observed: xr.Dataset,
     *,
     base_times: pd.DatetimeIndex,
+    split: str = "all",
     batch_cases: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
@@ -215,7 +247,7 @@ def verify_classes(
         With the labels of the same classes.
     base_times
         See `labelled_times`.
-    batch_cases, progress
+    split, batch_cases, progress
         See `nowcast.verification.verify`.
 
     Returns
@@ -245,18 +277,25 @@ def verify_classes(
         parts = {CLIMATOLOGY: constant, **{name: one[PROBABILITY] for name, one in said.items()}}
         return {name: _class_sums(part, constant, right) for name, part in parts.items()}
 
-    totals, used = totals_of(
+    totals: dict[str, xr.Dataset] = {}
+    used: list[pd.Timestamp] = []
+    for loaded, seen in batches_of_cases(
         predictors,
         observed,
         base_times=base_times,
         until=pd.Timedelta(0),
-        sums_of=sums_of,
         batch_cases=batch_cases,
         progress=progress,
-    )
-    protocol = _protocol(
-        observed,
-        used,
+    ):
+        used += list(seen)
+        for name, part in sums_of(loaded, seen).items():
+            totals[name] = totals[name] + part if name in totals else part
+    variable = known_variable(observed)
+    protocol = SequenceProtocol(
+        **observed_part(observed, pd.DatetimeIndex(used)),
+        units=variable.units,
+        split=split,
+        selection="all",
         head="classes",
         labels=classes,
         lead_minutes=(),
@@ -264,6 +303,7 @@ def verify_classes(
         baselines={CLIMATOLOGY: shares},
         missing_rule="counted: base times with a label and an observed pixel in every input frame; "
         "what a predictor leaves missing counts as the climatology",
+        view="labels",
     )
     return _class_scores(totals, protocol)
 
@@ -303,22 +343,6 @@ def _as_row(series: xr.DataArray) -> xr.DataArray:
     """Give a series as fields of one row, as which it is scored."""
     plain = series.drop_vars(["y", "x", "point"], errors="ignore")
     return plain.rename(point="x").expand_dims("y", axis=-2)
-
-
-def _protocol(observed: xr.Dataset, used: pd.DatetimeIndex, **about: object) -> SequenceProtocol:
-    from nowcast.data.observations import fingerprint
-
-    variable = known_variable(observed)
-    return SequenceProtocol(
-        data_fingerprint=fingerprint(observed),
-        grid_id=grid_id(observed),
-        variable=variable.name,
-        units=variable.units,
-        period=f"{used[0].isoformat()}/{used[-1].isoformat()}",
-        cases=len(used),
-        base_times_sha256=hashlib.sha256(str(list(used)).encode()).hexdigest(),
-        **about,  # type: ignore[arg-type]
-    )
 
 
 def _class_sums(probability: xr.DataArray, instead: xr.DataArray, right: np.ndarray) -> xr.Dataset:

@@ -1,9 +1,15 @@
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from nowcast.conventions import RAIN_RATE
 from nowcast.data.synthetic import synthesise
 from nowcast.nowcasters import BASELINES, NOWCASTERS, open_nowcaster
+from nowcast.nowcasters.extrapolation import motion
 from nowcast.testing import check_nowcaster
 
 LEADS = pd.to_timedelta([10, 20], unit="min")
@@ -59,6 +65,14 @@ def test_extrapolation_moves_a_cell_as_it_has_moved(observed):
         assert error < 0.3 * np.mean((still - expected) ** 2)
 
 
+def test_motion_is_in_pixels_per_step_along_x_and_then_along_y(observed):
+    moving = _moving_cell(observed.isel(time=slice(8)), pixels_per_step=2)
+    seen = motion(moving["rain_rate"].values[2:5], RAIN_RATE)
+    assert seen.shape == (2, 48, 48)
+    np.testing.assert_allclose(seen[:, 24, 20], [2.0, 1.0], atol=0.15)
+    assert not motion(np.zeros((3, 48, 48)), RAIN_RATE).any()
+
+
 def test_what_flows_in_from_outside_is_missing(observed):
     moving = _moving_cell(observed.isel(time=slice(8)), pixels_per_step=2)
     nowcast = open_nowcaster("extrapolation").nowcast(
@@ -100,7 +114,7 @@ def test_missing_pixels_move_with_the_rain_and_stay_missing(observed):
 
 
 def test_an_unknown_nowcaster_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="known are persistence, extrapolation, periodic"):
+    with pytest.raises(ValueError, match="known are persistence, extrapolation, steps, "):
         open_nowcaster("optical_flow")
 
 
@@ -109,3 +123,19 @@ def test_extrapolation_is_silent(observed, capfd):
         observed, base_times=observed["time"].to_index()[4:5], lead_times=LEADS
     )
     assert capfd.readouterr() == ("", "")
+
+
+def test_threads_that_hush_pysteps_leave_nothing_hushed(observed):
+    before = (sys.stdout, list(warnings.filters))
+    times = observed["time"].to_index()[3:11]
+    extrapolation = open_nowcaster("extrapolation")
+
+    def nowcast(place):
+        one = extrapolation.nowcast(observed, base_times=times[place : place + 1], lead_times=LEADS)
+        return one["rain_rate"].values[0]
+
+    with ThreadPoolExecutor(4) as threads:
+        fields = list(threads.map(nowcast, [*range(len(times))] * 4))
+    assert (sys.stdout, list(warnings.filters)) == before
+    alone = extrapolation.nowcast(observed, base_times=times, lead_times=LEADS)
+    np.testing.assert_array_equal(fields, np.concatenate([alone["rain_rate"].values] * 4))

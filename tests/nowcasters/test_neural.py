@@ -17,7 +17,7 @@ from nowcast.nowcasters.neural import (
 from nowcast.rainrate import Transform
 from nowcast.testing import check_nowcaster
 from nowcast.training import fit, prepare
-from nowcast.verification.cases import verify
+from nowcast.verification import verify
 
 # One that takes any grid and one that does not: all others are alike to what is tested here.
 SETTINGS = {"convlstm": "{filters=[8]}", "cnn_lstm": "{filters=[4,8], units=16}"}

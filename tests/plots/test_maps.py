@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,6 +8,7 @@ from PIL import Image
 
 from nowcast import plots
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY, Variable, build_nowcast
+from nowcast.plots import maps
 
 LAEA = {
     "grid_mapping_name": "lambert_azimuthal_equal_area",
@@ -119,11 +118,11 @@ def test_missing_is_drawn_in_its_own_colour_where_dry_is_white(rain, drawn):
 
     changed = (with_dry != with_hole).any(axis=-1)
     assert changed.sum() > 1000
-    assert is_colour(with_dry, plots.DRY_COLOUR)[changed].all()
-    assert not is_colour(with_hole, plots.DRY_COLOUR)[changed].any()
-    assert is_colour(with_hole, plots.MISSING_COLOUR)[changed].mean() > 0.5
+    assert is_colour(with_dry, maps.DRY_COLOUR)[changed].all()
+    assert not is_colour(with_hole, maps.DRY_COLOUR)[changed].any()
+    assert is_colour(with_hole, maps.MISSING_COLOUR)[changed].mean() > 0.5
     # The hatch lies between its colour and that of the ground.
-    between = np.sort([rgb(plots.HATCH_COLOUR), rgb(plots.MISSING_COLOUR)], axis=0)
+    between = np.sort([rgb(maps.HATCH_COLOUR), rgb(maps.MISSING_COLOUR)], axis=0)
     hatched = with_hole[changed]
     assert ((hatched >= between[0] - 2) & (hatched <= between[1] + 2)).mean() > 0.99
 
@@ -132,7 +131,7 @@ def test_what_was_observed_later_is_drawn_when_it_is_there(rain, tmp_path):
     nowcast = persisted(rain)
     before = plots.panel(rain.isel(time=slice(0, 5)), nowcast, path=tmp_path / "before.png")
     after = plots.panel(rain, nowcast, path=tmp_path / "after.png")
-    heavy = plots.RAIN_COLOURS[6]  # 20 to 50 mm/h
+    heavy = maps.RAIN_COLOURS[6]  # 20 to 50 mm/h
     assert pixels(after).shape[0] > pixels(before).shape[0]
     cells = [is_colour(pixels(path), heavy).sum() for path in (before, after)]
     assert cells[1] > 1.2 * cells[0]
@@ -140,13 +139,13 @@ def test_what_was_observed_later_is_drawn_when_it_is_there(rain, tmp_path):
 
 def test_a_panel_has_at_most_six_lead_times_evenly_spaced():
     leads = pd.timedelta_range("5min", periods=12, freq="5min")
-    assert list(plots._evenly(leads, 6) / pd.Timedelta("1min")) == [10, 20, 30, 40, 50, 60]
-    assert list(plots._evenly(leads[:7], 6) / pd.Timedelta("1min")) == [5, 15, 25, 35]
-    assert list(plots._evenly(leads[:3], 6)) == list(leads[:3])
+    assert list(maps._evenly(leads, 6) / pd.Timedelta("1min")) == [10, 20, 30, 40, 50, 60]
+    assert list(maps._evenly(leads[:7], 6) / pd.Timedelta("1min")) == [5, 15, 25, 35]
+    assert list(maps._evenly(leads[:3], 6)) == list(leads[:3])
 
 
 def test_titles_name_lead_time_and_valid_time(rain):
-    story = plots._Story(rain, persisted(rain))
+    story = maps._Story(rain, persisted(rain))
     assert story.label(BASE_TIME) == "base time  12:40 UTC"
     assert story.label(BASE_TIME + LEAD_TIMES[2]) == "+30 min  13:10 UTC"
     assert story.label(TIMES[2]) == "\N{MINUS SIGN}20 min  12:20 UTC"
@@ -157,7 +156,7 @@ def test_lead_times_of_whole_hours_are_told_in_hours():
     values = 280.0 + np.arange(8)[:, None, None] + np.zeros((1, 6, 6))
     observed = observations(values, KELVIN)
     nowcast = persisted(observed, KELVIN, pd.to_timedelta([1, 24], unit="h"))
-    story = plots._Story(observed, nowcast)
+    story = maps._Story(observed, nowcast)
     assert story.label(BASE_TIME + pd.Timedelta("24h")) == "+24 h  12:40 UTC"
     assert story.label(TIMES[1]) == "\N{MINUS SIGN}0.5 h  12:10 UTC"
 
@@ -165,7 +164,7 @@ def test_lead_times_of_whole_hours_are_told_in_hours():
 def test_temperature_is_drawn_by_its_own_range_and_units():
     values = 275.0 + 2 * np.arange(8)[:, None, None] + np.zeros((1, 6, 6))
     observed = observations(values, KELVIN)
-    scale = plots._Story(observed, persisted(observed, KELVIN)).scale
+    scale = maps._Story(observed, persisted(observed, KELVIN)).scale
     assert scale.label == "2 m temperature (K)"
     # The frames drawn: from the first input, 277 K, to the last that came, 289 K.
     assert (scale.norm.vmin, scale.norm.vmax) == (277.0, 289.0)
@@ -173,25 +172,25 @@ def test_temperature_is_drawn_by_its_own_range_and_units():
 
 def test_the_frames_shown_are_those_that_were_used(rain):
     nowcast = persisted(rain).assign_attrs(input_frames="2024-06-01T12:20:00Z 2024-06-01T12:40:00Z")
-    assert list(plots._Story(rain, nowcast).inputs) == [TIMES[2], TIMES[4]]
+    assert list(maps._Story(rain, nowcast).inputs) == [TIMES[2], TIMES[4]]
     unknown = persisted(rain)
-    assert list(plots._Story(rain, unknown).inputs) == list(TIMES[1:5])
+    assert list(maps._Story(rain, unknown).inputs) == list(TIMES[1:5])
 
 
 def test_north_is_up_whatever_the_order_of_rows(rain, drawn):
     upside_down = rain.isel(y=slice(None, None, -1))
     one, other = (drawn(each, persisted(each)) for each in (rain, upside_down))
     assert (one == other).all()
-    maps = one[:, :-110]  # not the legend, which has every colour
-    north = is_colour(maps, plots.RAIN_COLOURS[0]).any(axis=1)
-    heavy = is_colour(maps, plots.RAIN_COLOURS[6]).any(axis=1)
+    drawn_maps = one[:, :-110]  # not the legend, which has every colour
+    north = is_colour(drawn_maps, maps.RAIN_COLOURS[0]).any(axis=1)
+    heavy = is_colour(drawn_maps, maps.RAIN_COLOURS[6]).any(axis=1)
     assert np.flatnonzero(north)[0] < np.flatnonzero(heavy)[0]
 
 
 def test_margins_without_data_are_cut_off():
     values = np.full((5, 60, 80), np.nan)
     values[:, 20:40, 30:50] = 1.0
-    story = plots._Story(observations(values), persisted(observations(values)))
+    story = maps._Story(observations(values), persisted(observations(values)))
     assert story.nowcast_at(LEAD_TIMES[0]).shape == (24, 24)  # 20 and 2 % of 80 on each side
     assert story.grid.extent == pytest.approx((55.0, 103.0, 35.0, 83.0))
 
@@ -199,13 +198,13 @@ def test_margins_without_data_are_cut_off():
 def test_nothing_observed_at_all_can_be_drawn(drawn):
     observed = observations(np.full((5, 16, 16), np.nan))
     picture = drawn(observed, persisted(observed))
-    assert is_colour(picture, plots.MISSING_COLOUR).mean() > 0.2
+    assert is_colour(picture, maps.MISSING_COLOUR).mean() > 0.2
 
 
 def test_a_constant_field_of_another_quantity_can_be_drawn(drawn):
     observed = observations(np.full((5, 16, 16), 20.0), REFLECTIVITY)
     picture = drawn(observed, persisted(observed, REFLECTIVITY))
-    assert is_colour(picture, plots.MISSING_COLOUR).mean() < 0.005  # the legend, edges of letters
+    assert is_colour(picture, maps.MISSING_COLOUR).mean() < 0.005  # the legend, edges of letters
 
 
 def test_the_mean_of_an_ensemble_is_drawn(rain):
@@ -218,7 +217,7 @@ def test_the_mean_of_an_ensemble_is_drawn(rain):
         base_times=pd.DatetimeIndex([BASE_TIME]),
         lead_times=LEAD_TIMES,
     )
-    story = plots._Story(rain, ensemble)
+    story = maps._Story(rain, ensemble)
     assert story.made_by == "ensemble mean"
     assert story.nowcast_at(LEAD_TIMES[0]).max() == 60.0
 
@@ -236,7 +235,7 @@ def test_an_animation_has_a_frame_per_input_and_per_lead_time(rain, tmp_path):
 
 def test_an_animation_moves_and_keeps_the_colours_of_the_scale(rain, tmp_path):
     path = plots.animation(rain, persisted(rain), path=tmp_path / "rain.gif")
-    heavy = [is_colour(frame, plots.RAIN_COLOURS[6]) for frame in frames_of(path)]
+    heavy = [is_colour(frame, maps.RAIN_COLOURS[6]) for frame in frames_of(path)]
     middle = heavy[0].shape[1] // 2 - 30
     left = [np.flatnonzero(each[:, :middle].any(axis=0)).mean() for each in heavy]
     assert (np.diff(left) > 0).all()  # observed to the end
@@ -248,7 +247,7 @@ def test_an_animation_moves_and_keeps_the_colours_of_the_scale(rain, tmp_path):
 def test_an_observed_frame_that_is_not_there_is_said_to_be_so(rain):
     nowcast = persisted(rain)
     gappy = rain.drop_sel(time=TIMES[5])
-    cells = plots._animation_story(plots._Story(gappy, nowcast))
+    cells = maps._animation_story(maps._Story(gappy, nowcast))
     assert cells[4][0] == ("no frame observed  +10 min  12:50 UTC", None)
     assert cells[5][0][0] == "observed  +20 min  13:00 UTC"
     assert cells[5][1][0] == "nowcast  +20 min  13:00 UTC"
@@ -311,74 +310,7 @@ def cielab(colours, vision):
 
 @pytest.mark.parametrize("vision", COLOUR_VISION)
 def test_rain_dry_and_missing_differ_for_every_colour_vision(vision):
-    colours = [plots.DRY_COLOUR, plots.MISSING_COLOUR, *plots.RAIN_COLOURS]
+    colours = [maps.DRY_COLOUR, maps.MISSING_COLOUR, *maps.RAIN_COLOURS]
     seen = cielab(colours, COLOUR_VISION[vision])
     distances = [np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)]
     assert min(distances) > 6 * JUST_SEEN
-
-
-def score_table(nowcasters=("persistence", "extrapolation", "convlstm")):
-    lead_times = pd.to_timedelta([10, 20, 30], unit="min")
-    fall = np.linspace(0.9, 0.3, 3) * np.linspace(0.6, 1.0, len(nowcasters))[:, None]
-    by_threshold = np.stack([fall, fall / 2], axis=1)
-    by_threshold[0, 1, 2] = np.nan  # a score that is not defined
-    categorical = {
-        name: (("nowcaster", "threshold", "lead_time"), by_threshold)
-        for name in ("csi", "pod", "far", "frequency_bias")
-    }
-    continuous = {
-        name: (("nowcaster", "lead_time"), 1 - fall, {"units": "mm h-1"})
-        for name in ("mae", "rmse", "me")
-    }
-    thresholds = ("threshold", [1.0, 5.0], {"units": "mm h-1"})
-    return xr.Dataset(
-        {**categorical, **continuous},
-        coords={
-            "nowcaster": list(nowcasters),
-            "threshold": thresholds,
-            "lead_time": lead_times,
-        },
-    )
-
-
-def test_score_curves_draw_a_line_per_nowcaster_and_a_plot_per_score(tmp_path):
-    figure = plots._draw_scores(score_table())
-    drawn = [axes for axes in figure.axes if axes.lines]
-    assert [axes.get_title() for axes in drawn] == [
-        "CSI, ≥ 1 mm h⁻¹", "POD, ≥ 1 mm h⁻¹", "FAR, ≥ 1 mm h⁻¹", "frequency bias, ≥ 1 mm h⁻¹",
-        "CSI, ≥ 5 mm h⁻¹", "POD, ≥ 5 mm h⁻¹", "FAR, ≥ 5 mm h⁻¹", "frequency bias, ≥ 5 mm h⁻¹",
-        "MAE (mm h⁻¹)", "RMSE (mm h⁻¹)", "mean error (mm h⁻¹)",
-    ]  # fmt: skip
-    assert list(drawn[0].lines[0].get_xdata()) == [10.0, 20.0, 30.0]
-    assert [line.get_label() for line in drawn[0].lines] == [
-        "persistence", "extrapolation", "convlstm",
-    ]  # fmt: skip
-    path = plots.score_curves(score_table(), path=tmp_path / "scores.png")
-    for colour in plots.LINE_COLOURS[:3]:
-        assert is_colour(pixels(path), colour).any()
-
-
-def test_score_curves_tell_twenty_nowcasters_apart():
-    figure = plots._draw_scores(score_table([f"network-{n}" for n in range(20)]))
-    lines = figure.axes[0].lines
-    styles = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
-    assert len(styles) == 20
-
-
-def test_score_curves_take_the_scores_that_are_there(tmp_path):
-    path = plots.score_curves(score_table()[["rmse"]], path=tmp_path / "rmse.png")
-    assert Image.open(path).format == "PNG"
-    with pytest.raises(ValueError, match=r"none of the scores .* the dataset has \['fss'\]"):
-        plots.score_curves(score_table()[["csi"]].rename(csi="fss"), path=tmp_path / "none.png")
-
-
-def test_matplotlib_is_loaded_late_and_pyplot_never():
-    code = (
-        "import sys, nowcast.plots as plots, pandas as pd, xarray as xr\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        "scores = xr.Dataset({'mae': (('nowcaster', 'lead_time'), [[1.0]])}, coords={'nowcaster':"
-        " ['persistence'], 'lead_time': pd.to_timedelta([10], unit='min')})\n"
-        "plots._draw_scores(scores)\n"
-        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,9 +1,5 @@
-"""Maps, animations and score curves, as files that are whole or not there.
+"""Maps: the nowcast from one base time beside what was observed, still and moving."""
 
-Nothing here touches matplotlib's global state, so that a server and a thread may draw.
-"""
-
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +13,7 @@ import xarray as xr
 from nowcast.conventions import METRES, RAIN_RATE, check_nowcast, variable_of
 from nowcast.durable import replacing
 from nowcast.frames import step_of
+from nowcast.plots.style import label_columns, lead_unit, spell_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +44,6 @@ PANEL_DPI = 110
 ANIMATION_INCHES = 4.2  # width of one map of an animation
 ANIMATION_DPI = 90
 OBSERVED_MS, NOWCAST_MS, LAST_MS = 350, 500, 1500  # how long an animation shows a frame
-
-# Okabe and Ito (2008), without the yellow, which is faint on white.
-LINE_COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LINE_STYLES = ("-", "--", "-.", ":")
-MARKERS = "os^DvPX"
-LOSSES = {"loss": "training", "val_loss": "validation"}  # of a learning curve
-
-
 _Cell: TypeAlias = tuple[str, npt.NDArray[Any] | None]  # a title and a field, if there is one
 _Rows: TypeAlias = dict[str, list[_Cell]]
 
@@ -162,96 +151,6 @@ def animation(observed: xr.Dataset, nowcast: xr.Dataset, *, path: Path | str) ->
     return Path(path)
 
 
-def score_curves(scores: xr.Dataset, *, path: Path | str) -> Path:
-    """Draw scores against lead time, one line per nowcaster and one small plot per score.
-
-    Parameters
-    ----------
-    scores
-        Any of ``csi``, ``pod``, ``far``, ``frequency_bias``, dims ``(nowcaster, threshold,
-        lead_time)``, and of ``mae``, ``rmse``, ``me``, dims ``(nowcaster, lead_time)``.
-    path
-        Of the PNG file, replaced if there.
-
-    Returns
-    -------
-    Path
-        The PNG file.
-
-    Raises
-    ------
-    ValueError
-        If there is none of these scores.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> dims = ("nowcaster", "threshold", "lead_time")
-    >>> leads = pd.to_timedelta([10, 20], unit="min")
-    >>> coordinates = {"nowcaster": ["persistence"], "threshold": [1.0], "lead_time": leads}
-    >>> scores = xr.Dataset({"csi": (dims, [[[0.5, 0.4]]])}, coords=coordinates)
-    >>> score_curves(scores, path=Path(tempfile.mkdtemp()) / "scores.png").name
-    'scores.png'
-    """
-    figure = _draw_scores(scores)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return Path(path)
-
-
-def learning_curve(history: pd.DataFrame, *, path: Path | str) -> Path:
-    """Draw the loss of a training and of its validation against the epoch.
-
-    Parameters
-    ----------
-    history
-        A row per epoch, from 0; columns ``loss`` and ``val_loss``, NaN where they were infinite.
-    path
-        Of the PNG file, replaced if there.
-
-    Returns
-    -------
-    Path
-        The PNG file.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> history = pd.DataFrame({"loss": [3.0, 2.0], "val_loss": [3.1, 2.5]})
-    >>> learning_curve(history, path=Path(tempfile.mkdtemp()) / "curve.png").name
-    'curve.png'
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    losses = history.reindex(columns=list(LOSSES)).astype(float)
-    figure = Figure((5.0, 3.2), dpi=PANEL_DPI, layout="constrained")
-    axes = figure.subplots()
-    for number, (column, label) in enumerate(LOSSES.items()):
-        axes.plot(
-            losses.index + 1,
-            losses[column],
-            color=LINE_COLOURS[number],
-            linestyle=LINE_STYLES[number],
-            marker=MARKERS[number],
-            markersize=3.5,
-            linewidth=1.4,
-            label=label,
-        )
-    if losses["val_loss"].notna().any():
-        best = losses["val_loss"].idxmin() + 1
-        axes.axvline(best, color="#707070", linewidth=0.9, zorder=1, label="best epoch")
-    axes.set_xlabel("epoch", fontsize=9)
-    axes.set_ylabel("loss", fontsize=9)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelsize=8)
-    axes.grid(color="#e5e5e5", linewidth=0.6)
-    axes.legend(fontsize=9, frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return Path(path)
-
-
 @dataclass(frozen=True)
 class _Scale:
     """Which colour a value has, the same in every map of a figure."""
@@ -290,7 +189,7 @@ class _Story:
         times = pd.DatetimeIndex(observed["time"].to_index())
         self.inputs = _inputs(observed, self.base_time, nowcast.attrs.get("input_frames", ""))
         there = times.intersection(self.inputs.union(self.base_time + self.lead_times))
-        self.unit = _unit(self.lead_times)
+        self.unit = lead_unit(self.lead_times)
         self.compared = bool((there > self.base_time).any())
         past = observed[name].sel(time=there).compute()
         future = fields.mean("member") if "member" in fields.dims else fields
@@ -364,11 +263,6 @@ def _evenly(lead_times: pd.TimedeltaIndex, most: int) -> pd.TimedeltaIndex:
     return lead_times[::-1][::stride][::-1]
 
 
-def _unit(lead_times: pd.TimedeltaIndex) -> str:
-    """Give the unit that lead times are told in: hours if all are whole hours, else minutes."""
-    return "min" if (lead_times % pd.Timedelta(1, "h")).any() else "h"
-
-
 def _lead_label(lead_time: pd.Timedelta, unit: str) -> str:
     length = lead_time / pd.Timedelta(1, unit)
     if length == 0:
@@ -384,7 +278,7 @@ def _scale(name: str, attrs: dict[str, Any], fields: Sequence[xr.DataArray]) -> 
     import matplotlib
     from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
 
-    label = f"{attrs.get('long_name', name)} ({_spell_units(attrs['units'])})"
+    label = f"{attrs.get('long_name', name)} ({spell_units(attrs['units'])})"
     if name == RAIN_RATE.name:
         colours = ListedColormap([DRY_COLOUR, *RAIN_COLOURS]).with_extremes(bad=(0, 0, 0, 0))
         norm = BoundaryNorm([0.0, *RAIN_THRESHOLDS], colours.N, extend="max")
@@ -400,11 +294,6 @@ def _limits(values: npt.NDArray[Any]) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _spell_units(units: str) -> str:
-    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    return re.sub(r"(?<=[A-Za-z])-?\d+", lambda found: found.group().translate(raised), units)
 
 
 def _grid(field: xr.DataArray) -> _Grid:
@@ -457,7 +346,7 @@ def _draw_rows(story: _Story, rows: _Rows) -> "Figure":
             _draw_map(axes, field, story)
             axes.set_title(title, fontsize=9)
         _name_row(line[0], name, story.grid.labels[1])
-    _label_columns(grid, [len(cells) for cells in rows.values()], story.grid.labels[0])
+    label_columns(grid, [len(cells) for cells in rows.values()], story.grid.labels[0])
     _draw_title(figure, [", ".join(story.titles)] if columns > 3 else story.titles, 12.0)
     _draw_legend(figure, story.scale, list(grid.flat))
     return figure
@@ -483,16 +372,6 @@ def _name_row(axes: "Axes", name: str, label: str) -> None:
         fontsize=10,
         fontweight="bold",
     )
-
-
-def _label_columns(grid: npt.NDArray[Any], lengths: list[int], label: str) -> None:
-    """Hide the axes beyond the end of each row; label the lowest left in each column."""
-    for column, line in enumerate(grid.T):
-        drawn = [axes for axes, length in zip(line, lengths, strict=True) if column < length]
-        for axes in set(line) - set(drawn):
-            axes.set_axis_off()
-        drawn[-1].set_xlabel(label, fontsize=8)
-        drawn[-1].tick_params(labelbottom=True)
 
 
 def _draw_legend(figure: "Figure", scale: _Scale, axes: list["Axes"]) -> None:
@@ -565,78 +444,3 @@ def _palette(scale: _Scale) -> "Image":
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours.tobytes())
     return palette
-
-
-CATEGORICAL = {"csi": "CSI", "pod": "POD", "far": "FAR", "frequency_bias": "frequency bias"}
-CONTINUOUS = {"mae": "MAE", "rmse": "RMSE", "me": "mean error"}
-PERFECT = {"frequency_bias": 1.0, "me": 0.0}  # drawn as a line; the others' best is an edge
-
-
-def _draw_scores(scores: xr.Dataset) -> "Figure":
-    from matplotlib.figure import Figure
-
-    cells = _score_cells(scores)
-    rows, columns = len(cells), max(map(len, cells))
-    figure = Figure((columns * 2.5 + 1.8, rows * 2.1 + 0.6), dpi=PANEL_DPI, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    for line, row in zip(grid, cells, strict=True):
-        for axes, (title, score) in zip(line, row, strict=False):
-            _draw_score(axes, score)
-            axes.set_title(title, fontsize=9)
-    unit = _unit(pd.TimedeltaIndex(scores["lead_time"].to_index()))
-    _label_columns(grid, [len(row) for row in cells], f"lead time ({unit})")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=9, frameon=False)
-    return figure
-
-
-def _score_cells(scores: xr.Dataset) -> list[list[tuple[str, xr.DataArray]]]:
-    """Give one row of titled scores per threshold, and one of those without threshold."""
-    units = (
-        _spell_units(scores["threshold"].attrs.get("units", "")) if "threshold" in scores else ""
-    )
-    categorical = [name for name in CATEGORICAL if name in scores]
-    cells = [
-        [
-            (f"{CATEGORICAL[name]}, ≥ {float(t):g} {units}".rstrip(), scores[name].sel(threshold=t))
-            for name in categorical
-        ]
-        for t in (scores["threshold"].values if categorical else ())
-    ]
-    cells.append([(_continuous_title(scores[n]), scores[n]) for n in CONTINUOUS if n in scores])
-    cells = [row for row in cells if row]
-    if not cells:
-        raise ValueError(
-            f"none of the scores {[*CATEGORICAL, *CONTINUOUS]} is there; "
-            f"the dataset has {sorted(map(str, scores))}"
-        )
-    return cells
-
-
-def _continuous_title(score: xr.DataArray) -> str:
-    units = _spell_units(score.attrs.get("units", ""))
-    return CONTINUOUS[str(score.name)] + (f" ({units})" if units else "")
-
-
-def _draw_score(axes: "Axes", score: xr.DataArray) -> None:
-    leads = pd.TimedeltaIndex(score["lead_time"].to_index())
-    for number, nowcaster in enumerate(score["nowcaster"].values):
-        axes.plot(
-            leads / pd.Timedelta(1, _unit(leads)),
-            score.sel(nowcaster=nowcaster).transpose("lead_time").values,
-            color=LINE_COLOURS[number % len(LINE_COLOURS)],
-            linestyle=LINE_STYLES[number % len(LINE_STYLES)],
-            marker=MARKERS[number % len(MARKERS)],
-            markersize=3.5,
-            linewidth=1.4,
-            label=str(nowcaster),
-        )
-    name = str(score.name)
-    if name in PERFECT:
-        axes.axhline(PERFECT[name], color="#707070", linewidth=0.9, zorder=1)
-    if name in ("csi", "pod", "far"):
-        axes.set_ylim(-0.02, 1.02)
-    elif name != "me":
-        axes.set_ylim(bottom=0.0)
-    axes.tick_params(labelsize=8)
-    axes.grid(color="#e5e5e5", linewidth=0.6)
