@@ -390,11 +390,16 @@ def _scale_bias(axes: "Axes", values: npt.NDArray[Any]) -> None:
 def gains(scores: xr.Dataset) -> Iterator[Drawing]:
     """Draw the gain in CSI over each reference, with paired bands: a card per threshold.
 
-    A filled marker tells a gain or loss that is significant after Holm's correction.
+    A filled marker tells a gain or loss that is significant after Holm's correction. Of two
+    references the first is not drawn over the second, which says the same again.
     """
     gain = present(scores, "csi_gain", NOWCASTER, "reference", THRESHOLD, LEAD)
     if gain is None:
         return
+    references = gain["reference"].values
+    for place, reference in enumerate(references):
+        again = gain[NOWCASTER].isin(references[:place]) & (gain["reference"] == reference)
+        gain = gain.where(~again)
     for value in thresholds(gain):
         yield _gain_card(scores, gain.sel({THRESHOLD: value}), value)
 

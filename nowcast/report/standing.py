@@ -284,12 +284,14 @@ def besides(scores: xr.Dataset, one: Standing) -> list[str]:
 
 
 def close(scores: xr.Dataset, one: Standing) -> list[str]:
-    """Name those whose CSI lies within the band of the best: their order is not told."""
+    """Name those whose CSI lies within the band of the best, and that no test was made with."""
     csi, band = pooled(scores, "csi"), scores.get("csi_pooled_band")
     if csi is None or band is None:
         return []
     low = band.sel(nowcaster=one.best, threshold=one.threshold, bound="low").item()
-    others = [name for name in honest(scores) if name not in (one.best, one.baseline, one.rival)]
+    tested = scores["reference"].values.tolist() if "reference" in scores.coords else []
+    apart = {one.best, one.baseline, one.rival, *tested}
+    others = [name for name in honest(scores) if name not in apart]
     at = csi.sel(threshold=one.threshold)
     return [name for name in others if at.sel(nowcaster=name).item() >= low]
 

@@ -44,8 +44,7 @@ class Batch:
 class Measure(Protocol):
     """A family of scores, from sums that can be added over cases.
 
-    A measure is a frozen dataclass; its fields are part of the protocol, but those with
-    ``metadata={"hashed": False}``.
+    A measure is a frozen dataclass; its fields are part of the protocol.
     """
 
     @property

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,22 @@ from nowcast.frames import step_of
 from nowcast.nowcasters import BASELINES, Nowcaster
 from nowcast.verification.batches import FIELD_DIMS, Batch, Measure
 from nowcast.verification.bootstrap import bands, paired
-from nowcast.verification.cases import UsesFrames, batches_of_cases, near
-from nowcast.verification.events import Blocks, blocks_of_cases
+from nowcast.verification.cases import UsesFrames, batches_of_cases
+from nowcast.verification.events import blocks_of_cases
 from nowcast.verification.protocol import Protocol
 from nowcast.verification.regimes import describe, regimes_of
 from nowcast.verification.scores import OF_VARIABLE, Errors, Events
+from nowcast.verification.sealing import Issue, sees_future
+from nowcast.verification.totals import Groups, Told, Totals
 from nowcast.verification.views import Fields, View
 
 BANDED = ("csi", "pod", "far", "frequency_bias", "hss", "ets", "sedi", "mae", "rmse", "me",
           "correlation", "fss", "brier", "crps")  # fmt: skip
 OF_OBSERVATIONS = ("observed_power", "fss_useful", "base_rate", "brier_uncertainty")
 PIXELS_AT_ONCE = 4_000_000  # of one nowcaster's forecasts that a measure is given together
-SEALED_CASES = 3  # on which a nowcaster is tried without the frames after the base time
-SAME = 1e-3  # of the spread of a nowcast: what rounding in batches may change
 SIMILARITY_RANGES = {"rain_rate": 100.0, "reflectivity": 70.0}  # of values; what maps show
+OF_ENSEMBLES = ("ranks",)  # measures for as many members as the largest ensemble compared has
 BLOCK_SUMS = "block_"  # prefix of the sums by block, from which a test between files is made
-
-Issue = Callable[[Any, xr.Dataset, pd.DatetimeIndex], xr.Dataset]
 
 
 def verify(
@@ -238,9 +237,9 @@ described, batch_cases, progress
             batch_cases=batch_cases,
         )
     blocks = blocks_of_cases(described, base_times)
-    groups = _Groups(base_times, blocks, regimes_of(described))
-    totals = {name: [_Totals(len(groups.names)) for _ in measures] for name in compared}
-    told = _Told(list(compared), middle(thresholds))
+    groups = Groups(base_times, blocks, regimes_of(described))
+    totals = {name: [Totals(len(groups.names)) for _ in measures] for name in compared}
+    told = Told(list(compared), middle(thresholds))
     batches = batches_of_cases(
         compared,
         observed,
@@ -289,7 +288,7 @@ described, batch_cases, progress
     scores = xr.merge([scores, *beside], compat="override", join="outer")
     scores["sees_future"] = (
         "nowcaster",
-        [_sees_future(issue, one, observed, used, lead_times[-1]) for one in compared.values()],
+        [sees_future(issue, one, observed, used, lead_times[-1]) for one in compared.values()],
     )
     if "csi" in scores and "extrapolation" in compared:
         scores["minutes_gained"] = minutes_gained(scores["csi"], over="extrapolation")
@@ -388,14 +387,11 @@ def observed_part(observed: xr.Dataset, used: pd.DatetimeIndex) -> dict[str, Any
 
 
 def parameters_of(measures: Sequence[Measure]) -> dict[str, dict[str, Any]]:
-    """Give the parameters of measures, less those that change no score of another nowcaster."""
+    """Give the parameters of measures, less those that depend on who is compared."""
     return {
-        measure.name: {
-            one.name: getattr(measure, one.name)
-            for one in fields(measure)  # type: ignore[arg-type]
-            if one.metadata.get("hashed", True)
-        }
+        measure.name: asdict(measure)  # type: ignore[call-overload]
         for measure in measures
+        if measure.name not in OF_ENSEMBLES
     }
 
 
@@ -405,110 +401,6 @@ def spacing_km(observed: xr.Dataset) -> float:
     if str(observed["x"].attrs.get("units", "")).startswith("degree"):
         return float(abs(np.diff(observed["y"].values.astype(float)).mean())) * 111.2
     return spacing * {"km": 1.0}.get(str(observed["x"].attrs.get("units", "m")), 1e-3)
-
-
-class _Groups:
-    """To which sums a case is added: those of its block, and those of its regimes."""
-
-    def __init__(self, base_times: pd.DatetimeIndex, blocks: Blocks, regimes: xr.Dataset) -> None:
-        self.blocks = blocks
-        self.member = regimes.sel(base_time=base_times)["in_regime"]
-        self.regimes = [str(name) for name in regimes["regime"].values]
-        belongs = self.member.transpose("base_time", "regime").values
-        self._places = {
-            base_time: [int(block), *(len(blocks.labels) + np.flatnonzero(others))]
-            for base_time, block, others in zip(base_times, blocks.of_case, belongs, strict=True)
-        }
-
-    @property
-    def names(self) -> list[str]:
-        return [*self.blocks.labels, *self.regimes]
-
-    def of(self, base_times: pd.DatetimeIndex) -> list[list[int]]:
-        return [self._places[base_time] for base_time in base_times]
-
-    def with_cases(self, used: pd.DatetimeIndex) -> list[str]:
-        """Give the blocks that have a case."""
-        places = sorted({self._places[base_time][0] for base_time in used})
-        return [self.blocks.labels[place] for place in places]
-
-
-class _Totals:
-    """Sums of one measure by group, added case by case: the same numbers whatever the batches."""
-
-    def __init__(self, groups: int) -> None:
-        self._groups = groups
-        self._totals: dict[str, np.ndarray] = {}
-        self._like: xr.Dataset | None = None
-
-    def add(self, sums: xr.Dataset, places: list[list[int]]) -> None:
-        if self._like is None:
-            self._like = sums.isel(base_time=0, drop=True)
-            for name, one in self._like.items():
-                kind = np.result_type(one.dtype, np.int64 if one.dtype.kind in "iub" else float)
-                self._totals[str(name)] = np.zeros((self._groups, *one.shape), kind)
-        for name, total in self._totals.items():
-            values = sums[name].transpose("base_time", ...).values
-            for case, groups in zip(values, places, strict=True):
-                for group in groups:
-                    total[group] += case
-
-    def dataset(self, groups: _Groups) -> xr.Dataset:
-        like = self._like if self._like is not None else xr.Dataset()
-        return xr.Dataset(
-            {
-                name: (("group", *like[name].dims), total, like[name].attrs)
-                for name, total in self._totals.items()
-            },
-            coords={**like.coords, "group": groups.names},
-        )
-
-
-class _Told:
-    """What is told of nowcasters and of single cases beside the scores."""
-
-    def __init__(self, names: list[str], threshold: float | None) -> None:
-        self.seconds = dict.fromkeys(names, 0.0)
-        self._threshold = threshold
-        self._left: dict[str, xr.DataArray] = {}
-        self._counts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
-        self._times: dict[str, list[pd.Timestamp]] = {name: [] for name in names}
-
-    @property
-    def base_times(self) -> pd.DatetimeIndex:
-        return pd.DatetimeIndex(next(iter(self._times.values())))
-
-    def add(self, name: str, batch: Batch, sums: Mapping[Measure, xr.Dataset]) -> None:
-        self._times[name] += list(batch.forecast["base_time"].to_index())
-        left = batch.left.sum(("base_time", "y", "x"))
-        self._left[name] = self._left[name] + left if name in self._left else left
-        for measure, made in sums.items():
-            if isinstance(measure, Events) and self._threshold is not None:
-                counts = made.sel(threshold=self._threshold, drop=True).sum("lead_time")
-                self._counts[name].append(counts)
-
-    def dataset(self, described: xr.Dataset) -> xr.Dataset:
-        names = xr.Variable("nowcaster", list(self.seconds))
-        cases = len(self.base_times)
-        told = xr.Dataset(
-            {
-                "left_missing": xr.concat(list(self._left.values()), dim=names),
-                "seconds": ("nowcaster", [one / cases for one in self.seconds.values()]),
-            }
-        )
-        about = described.sel(base_time=self.base_times).reset_coords(drop=True)
-        told = told.assign({f"case_{name}": one for name, one in about.data_vars.items()})
-        if not all(self._counts.values()):
-            return told
-        counts = xr.concat(
-            [xr.concat(parts, dim="base_time") for parts in self._counts.values()], dim=names
-        ).assign_coords(base_time=self.base_times)
-        scores = Events((0.0,)).scores(counts)
-        happened = counts["tp_count"] + counts["fn_count"]
-        return told.assign(
-            case_csi=scores["csi"].assign_attrs(threshold=self._threshold),
-            case_events=happened.isel(nowcaster=0, drop=True),
-        )
 
 
 def _truth(
@@ -606,7 +498,7 @@ def _as_scores(
     return scores
 
 
-def _regimes(groups: _Groups, used: pd.DatetimeIndex) -> xr.Dataset:
+def _regimes(groups: Groups, used: pd.DatetimeIndex) -> xr.Dataset:
     member = groups.member.sel(base_time=used)
     return xr.Dataset({"case_in_regime": member, "cases_by_regime": member.sum("base_time")})
 
@@ -622,43 +514,3 @@ def _with_units(scores: xr.Dataset, units: str) -> xr.Dataset:
     if "threshold" in scores.coords:
         scores["threshold"].attrs = {"units": units}
     return scores
-
-
-def _sees_future(
-    issue: Issue,
-    one: UsesFrames,
-    observed: xr.Dataset,
-    base_times: pd.DatetimeIndex,
-    until: pd.Timedelta,
-) -> bool:
-    """Tell whether a nowcast changes, or fails, when the frames after the base time are taken away.
-
-    It is tried on the first, the middle and the last case; numbers that differ by no more than the
-    rounding of another batch are the same.
-    """
-    step = one.step or step_of(observed)
-    back = -(max(one.input_frames, 4) - 1) * step
-    for place in sorted({0, len(base_times) // 2, len(base_times) - 1})[:SEALED_CASES]:
-        alone = base_times[place : place + 1]
-        loaded = near(observed, alone, back, until)
-        sealed = loaded.sel(time=slice(None, alone[0]))
-        if sealed.sizes["time"] < 2:
-            continue  # too little for the step of the frames to be known
-        whole = issue(one, loaded, alone)
-        try:
-            again = issue(one, sealed, alone)
-        except Exception:
-            return True
-        if not all(_alike(whole[name], again[name]) for name in whole.data_vars):
-            return True
-    return False
-
-
-def _alike(first: xr.DataArray, second: xr.DataArray) -> bool:
-    if first.dtype.kind not in "fiu" or not first.dims:
-        return True
-    one, other = first.values.astype(float), second.values.astype(float)
-    if one.shape != other.shape or (np.isnan(one) != np.isnan(other)).any():
-        return False
-    spread = float(np.nanmax(one) - np.nanmin(one)) if np.isfinite(one).any() else 0.0
-    return bool(np.nanmax(abs(one - other), initial=0.0) <= SAME * spread)

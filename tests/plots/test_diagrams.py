@@ -162,6 +162,19 @@ def test_a_gain_that_is_not_significant_has_an_empty_marker(scores):
     assert list(convlstm.get_xdata()) == [5.0, 15.0]
 
 
+def test_a_pair_of_references_is_drawn_once(scores):
+    (drawing,) = curves.gains(scores)
+    over = {axes.get_title(loc="left"): axes for axes in drawing.figure.axes}
+    drawn = {
+        title: [line.get_label() for line in axes.lines if np.isfinite(line.get_ydata()).all()
+                and not line.get_label().startswith("_")]
+        for title, axes in over.items()
+    }  # fmt: skip
+    assert drawn["over persistence"] == ["extrapolation", "steps", "convlstm"]
+    assert drawn["over extrapolation"] == ["steps", "convlstm"]
+    assert drawn["over steps"] == ["convlstm"]
+
+
 def test_a_line_of_the_performance_diagram_joins_the_lead_times(scores):
     (drawing,) = diagrams.performance(scores)
     at = scores.sel(nowcaster="convlstm", threshold=1.0)

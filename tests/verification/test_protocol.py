@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from impostors import Blurred
 
 from nowcast.data.synthetic import synthesise
 from nowcast.nowcasters import open_nowcaster
 from nowcast.verification import ProtocolError, combine, save_scores, standard_measures, verify
 from nowcast.verification.protocol import SCORING_VERSION, check_same_protocol, protocol_of
 from nowcast.verification.views import Fields
-from tests.verification.impostors import Blurred
 
 LEADS = pd.to_timedelta([10, 20], unit="min")
 THRESHOLDS = (0.5, 2.0)
