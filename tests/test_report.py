@@ -138,6 +138,14 @@ def test_the_table_holds_the_scores_with_their_bands(scores):
     assert rows["steps"][-1].startswith(f"{at['csi_pooled']:.2f}")
 
 
+def test_what_was_tested_is_not_called_untested(scores):
+    (one,) = standing.standings(scores)
+    assert scores["csi_pooled"].sel(nowcaster="steps", threshold=1.0) > scores[
+        "csi_pooled_band"
+    ].sel(nowcaster="convlstm", threshold=1.0, bound="low")
+    assert standing.close(scores, one) == ["over-forecasting", HOSTILE]
+
+
 def test_the_best_is_marked_and_who_saw_the_future_is_never_the_best(scores):
     csi = scores["csi_pooled"].sel(threshold=1.0)
     assert csi.idxmax("nowcaster").item() == "peeking"
@@ -269,11 +277,11 @@ def test_the_headline_says_who_beats_whom_and_where():
 
 def test_the_best_is_also_held_against_the_other_references(scores):
     (one,) = standing.standings(scores)
-    gain = scores["csi_gain_pooled"].sel(nowcaster="convlstm", threshold=1.0)
-    steps = gain.isel(reference=list(scores["reference"].values).index("steps")).item()
-    (line,) = standing.besides(scores, one)
-    assert line.startswith("convlstm beside steps: ")
-    assert f"(+{steps:.3f}, band " in line
+    assert standing.besides(scores, one) == ["beside steps: not told apart"]
+    tested = {"nowcaster": "convlstm", "reference": "steps"}
+    sure = scores.copy(deep=True)
+    sure["csi_gain_pooled_p_holm"].loc[tested] = 0.001
+    assert standing.besides(sure, one) == ["beside steps: significantly better"]
 
 
 def test_a_verdict_warns_of_those_it_names(report):

@@ -118,6 +118,8 @@ def test_importing_nowcast_loads_nothing_heavy():
         "nowcast.experiments",
         "nowcast.demo",
         "nowcast.plots",
+        "nowcast.report",
+        "nowcast.exports",
     ],
 )
 def test_importing_a_module_loads_nothing_heavy(module):

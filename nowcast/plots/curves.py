@@ -277,7 +277,8 @@ def _draw_lines(
         axes.plot(leads, values, label=spelled(name), **look)
         if band is None:
             continue
-        low, high = band.sel({NOWCASTER: name}).transpose("bound", LEAD).sel(bound=_BOUNDS).values
+        edges = band.sel({NOWCASTER: name}).transpose("bound", LEAD).sel(bound=_BOUNDS).values
+        low, high = np.where(np.isfinite(values), edges, np.nan)
         if leads.size > 1:
             axes.fill_between(leads, low, high, color=look["color"], alpha=alpha, linewidth=0)
         else:

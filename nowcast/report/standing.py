@@ -268,8 +268,8 @@ def besides(scores: xr.Dataset, one: Standing) -> list[str]:
     if not one.rival or "reference" not in scores.coords:
         return []
     told = {
-        "better": f"better{one.scope}",
-        "worse": f"worse{one.scope}",
+        "better": f"significantly better{one.scope}",
+        "worse": f"significantly worse{one.scope}",
         "untold": "not told apart",
         "mixed": "different at some lead times only",
     }
@@ -277,9 +277,9 @@ def besides(scores: xr.Dataset, one: Standing) -> list[str]:
     for reference in scores["reference"].values.tolist():
         if reference in (one.rival, *baselines(scores)):
             continue
-        outcome, words = _tested(scores, one.rival, reference, one.threshold)
+        outcome, _ = _tested(scores, one.rival, reference, one.threshold)
         if outcome in told:
-            lines.append(f"{one.rival} beside {reference}: {told[outcome]} ({words})")
+            lines.append(f"beside {reference}: {told[outcome]}")
     return lines
 
 

@@ -178,8 +178,8 @@ def _verdict(scores: xr.Dataset) -> Element:
 
 
 def _at_threshold(scores: xr.Dataset, one: standing.Standing) -> Element:
-    notes = [f" {line}." for line in standing.besides(scores, one)]
-    close = standing.close(scores, one)
+    besides, close = standing.besides(scores, one), standing.close(scores, one)
+    notes = [f" {one.rival} {'; '.join(besides)}."] if besides else []
     if close:
         notes.append(f" Within the band of {one.best}, their order not tested: {', '.join(close)}.")
     return element(

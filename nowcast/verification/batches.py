@@ -1,12 +1,15 @@
 """What every measure is given: forecasts of a few cases, and what was observed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import xarray as xr
 
 FIELD_DIMS = ("base_time", "lead_time", "y", "x")
+OF_VARIABLE = "{units}"  # in the units of a definition: those of what is scored
+
+Definitions = Mapping[str, tuple[str, str, str]]  # of each score: what it is, units, source
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,14 @@ class Measure(Protocol):
         cases, or samples of a bootstrap.
         """
         ...
+
+
+def defined_by(definitions: Definitions, scores: xr.Dataset) -> xr.Dataset:
+    """Say of each score what it is, in which units, and where that is written.
+
+    Units of the variable, `OF_VARIABLE`, are named when it is known.
+    """
+    for name, (long_name, units, reference) in definitions.items():
+        if name in scores:
+            scores[name].attrs = {"long_name": long_name, "units": units, "references": reference}
+    return scores

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import xarray as xr
 
-from nowcast.verification.bootstrap import paired
-from nowcast.verification.comparison import BLOCK_SUMS
+from nowcast.verification.comparison import BLOCK_SUMS, gains
 from nowcast.verification.protocol import check_same_protocol
 from nowcast.verification.scores import EVENT_COUNTS, Events
 
@@ -58,7 +57,7 @@ def _tested(scores: xr.Dataset) -> xr.Dataset:
     ]
     sums = scores[counts].rename({f"{BLOCK_SUMS}{name}": name for name in EVENT_COUNTS})
     thresholds = tuple(map(float, scores["threshold"].values))
-    tests = paired(sums, Events(thresholds).scores, "csi", references)
+    tests = gains(sums, Events(thresholds), references)
     return scores.merge(tests, compat="override", join="outer")
 
 

@@ -17,13 +17,13 @@ from nowcast.conventions import VARIABLES, Variable, grid_id, grid_spacing, know
 from nowcast.durable import replacing
 from nowcast.frames import step_of
 from nowcast.nowcasters import BASELINES, Nowcaster
-from nowcast.verification.batches import FIELD_DIMS, Batch, Measure
+from nowcast.verification.batches import FIELD_DIMS, OF_VARIABLE, Batch, Measure
 from nowcast.verification.bootstrap import bands, paired
 from nowcast.verification.cases import UsesFrames, batches_of_cases
 from nowcast.verification.events import blocks_of_cases
 from nowcast.verification.protocol import Protocol
 from nowcast.verification.regimes import describe, regimes_of
-from nowcast.verification.scores import OF_VARIABLE, Errors, Events
+from nowcast.verification.scores import Errors, Events
 from nowcast.verification.sealing import Issue, sees_future
 from nowcast.verification.totals import Groups, Told, Totals
 from nowcast.verification.views import Fields, View
@@ -86,8 +86,8 @@ def verify(
     -------
     Dataset
         Scores by ``(nowcaster, threshold, lead_time)``, with bands (``_band``), pooled over lead
-        times (``_pooled``), by regime (``_by_regime``) and by case (``case_``); the sums by block
-        of cases (``block_``). ``left_missing`` counts the pixels that a nowcaster left missing
+        times (``_pooled``), by regime over all lead times (``_by_regime``) and by case
+        (``case_``); the sums by block of cases (``block_``). ``left_missing`` counts the pixels that a nowcaster left missing
         where it was scored; ``sees_future`` tells who used frames after a base time. The protocol
         stands in the attributes.
 
@@ -321,7 +321,7 @@ def minutes_gained(csi: xr.DataArray, *, over: str) -> xr.DataArray:
     """Give how much longer a nowcaster keeps a CSI than another: the lead time gained, in minutes.
 
     The other's curve starts from 1 at the base time and is made to fall; where it does not fall as
-    low as the nowcaster's score, or that is not defined, the gain is NaN.
+    low as the nowcaster's score, or that is not defined, the gain is NaN. Over itself it is 0.
 
     Parameters
     ----------
@@ -352,6 +352,8 @@ def minutes_gained(csi: xr.DataArray, *, over: str) -> xr.DataArray:
             score = ordered.isel(nowcaster=place, threshold=at).values
             as_good = np.interp(-score, -falling, reached)
             gained[place, at] = np.where(score >= falling[-1], minutes - as_good, np.nan)
+        itself = list(ordered["nowcaster"].values).index(over)
+        gained[itself, at] = 0.0
     return ordered.copy(data=gained)
 
 
@@ -484,12 +486,13 @@ def _as_scores(
             made.append(over_leads.rename(renamed))
         if isinstance(measure, Events | Errors):
             name = "csi" if isinstance(measure, Events) else "rmse"
-            of_regimes = measure.scores(by_group.sel(group=regimes).rename(group="regime"))
+            in_regimes = by_group.sel(group=regimes).rename(group="regime").sum("lead_time")
+            of_regimes = measure.scores(in_regimes)
             made.append(of_regimes[[name]].rename({name: f"{name}_by_regime"}))
             sums = by_block.transpose("nowcaster", "block", ...)
             made.append(sums.rename({name: f"{BLOCK_SUMS}{name}" for name in sums.data_vars}))
         if isinstance(measure, Events) and measure.thresholds:
-            made.append(paired(by_block, measure.scores, "csi", against))
+            made.append(gains(by_block, measure, against))
     scores = xr.merge(made, compat="override", join="outer")
     for name in OF_OBSERVATIONS:
         for one in (name, f"{name}_pooled"):
@@ -498,19 +501,55 @@ def _as_scores(
     return scores
 
 
+def gains(by_block: xr.Dataset, events: Events, against: Sequence[str]) -> xr.Dataset:
+    """Give by how much the CSI of each nowcaster exceeds that of others, and how surely.
+
+    Parameters
+    ----------
+    by_block
+        Counts of events by ``block`` and ``nowcaster``.
+    events
+        The measure they are of.
+    against
+        Names of the others.
+
+    Returns
+    -------
+    Dataset
+        ``csi_gain`` and what goes with it, see `nowcast.verification.bootstrap.paired`; over all
+        lead times ``csi_gain_pooled``: few tests, of which Holm's correction leaves more.
+    """
+    by_lead_time = paired(by_block, events.scores, "csi", against)
+    pooled = paired(by_block.sum("lead_time"), events.scores, "csi", against)
+    names = {name: str(name).replace("csi_gain", "csi_gain_pooled") for name in pooled}
+    return by_lead_time.merge(pooled.rename(names), compat="override", join="outer")
+
+
 def _regimes(groups: Groups, used: pd.DatetimeIndex) -> xr.Dataset:
     member = groups.member.sel(base_time=used)
     return xr.Dataset({"case_in_regime": member, "cases_by_regime": member.sum("base_time")})
 
 
 def _with_units(scores: xr.Dataset, units: str) -> xr.Dataset:
-    """Name the units of scores that are in those of what is scored."""
+    """Name the units of what is scored, and give bands and pooled scores those of the score."""
     for name, score in scores.data_vars.items():
-        told = score.attrs.get("units", "")
-        if str(name).endswith(("_band", "_pooled", "_by_regime")) and not told:
-            stem = str(name).removesuffix("_band").removesuffix("_pooled")
-            told = scores.get(stem.removesuffix("_by_regime"), score).attrs.get("units", "")
-        score.attrs["units"] = told.replace(OF_VARIABLE, units) or "1"
+        about = score.attrs or scores.get(_score_of(str(name)), score).attrs
+        if about:
+            told = about["units"].replace(OF_VARIABLE, units) if "units" in about else "1"
+            score.attrs = {**about, "units": told}
     if "threshold" in scores.coords:
         scores["threshold"].attrs = {"units": units}
     return scores
+
+
+def _score_of(name: str) -> str:
+    """Give the score of which something is a band, a mean or a part.
+
+    Examples
+    --------
+    >>> _score_of("rmse_pooled_band"), _score_of("csi_by_regime"), _score_of("crps")
+    ('rmse', 'csi', 'crps')
+    """
+    for ending in ("_band", "_pooled", "_by_regime"):
+        name = name.removesuffix(ending)
+    return name

@@ -9,18 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from nowcast.verification.batches import Batch
+from nowcast.verification.batches import OF_VARIABLE, Batch, defined_by
 from nowcast.verification.distributions import Row, labels_of, members_of, rows_of
 
 HAMILL = "doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2"
 FORTIN = "doi:10.1175/JHM-D-14-0008.1"
 DEFINITIONS = {
-    "rank_count": ("pixels by the rank of the observed value among the members", HAMILL),
-    "rank_tied": ("pixels at which the observed value and all members are the same", HAMILL),
-    "spread": ("spread of the members, as large as the error where they are reliable", FORTIN),
-    "spread_skill": ("spread of the members over the error of their mean", FORTIN),
+    "rank_count": ("pixels by the rank of the observed value among the members", "1", HAMILL),
+    "rank_tied": ("pixels at which the observed value and all members are the same", "1", HAMILL),
+    "spread": (
+        "spread of the members, as large as the error where they are reliable",
+        OF_VARIABLE,
+        FORTIN,
+    ),
+    "spread_skill": ("spread of the members over the error of their mean", "1", FORTIN),
 }
-IN_UNITS = ("spread",)  # of the variable
 
 
 @dataclass(frozen=True)
@@ -129,14 +132,13 @@ class Ranks:
         squared_error = total["spread_squared_error"] / number
         error = np.sqrt(squared_error.where(squared_error > 0))
         has_rank = total["rank"] <= total["rank_members"] / number
-        return xr.Dataset(
-            {
-                "rank_count": total["rank_count"].where(has_rank),
-                "rank_tied": total["rank_tied"].where(number.notnull()),
-                "spread": spread,
-                "spread_skill": spread / error,
-            }
-        )
+        scores = {
+            "rank_count": total["rank_count"].where(has_rank),
+            "rank_tied": total["rank_tied"].where(number.notnull()),
+            "spread": spread,
+            "spread_skill": spread / error,
+        }
+        return defined_by(DEFINITIONS, xr.Dataset(scores))
 
 
 def _ranks(members: np.ndarray, row: Row) -> tuple[np.ndarray, np.ndarray]:

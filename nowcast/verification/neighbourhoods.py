@@ -12,27 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from nowcast.verification.batches import Batch
+from nowcast.verification.batches import Batch, defined_by
 
 ROBERTS_LEAN = "doi:10.1175/2007MWR2123.1"
 CASATI = "doi:10.1017/S1350482704001239"
 DEFINITIONS = {
-    "fss": {"long_name": "fractions skill score", "units": "1", "references": ROBERTS_LEAN},
-    "fss_useful": {
-        "long_name": "fractions skill score from which a forecast is useful",
-        "units": "1",
-        "references": ROBERTS_LEAN,
-    },
-    "useful_scale": {
-        "long_name": "smallest scale at which a forecast is useful",
-        "units": "km",
-        "references": ROBERTS_LEAN,
-    },
-    "intensity_scale_skill": {
-        "long_name": "skill against a random forecast by scale of the error",
-        "units": "1",
-        "references": CASATI,
-    },
+    "fss": ("fractions skill score", "1", ROBERTS_LEAN),
+    "fss_useful": ("fractions skill score from which a forecast is useful", "1", ROBERTS_LEAN),
+    "useful_scale": ("smallest scale at which a forecast is useful", "km", ROBERTS_LEAN),
+    "intensity_scale_skill": ("skill by scale of the error, against chance", "1", CASATI),
 }
 SCALE = {"long_name": "width of a window", "units": "km"}
 COMPONENT_SCALE = {"long_name": "scale of a component of the error", "units": "km"}
@@ -360,4 +348,4 @@ def _coordinates(batch: Batch, thresholds: tuple[float, ...]) -> dict[str, objec
 
 def _described(scores: dict[str, xr.DataArray]) -> xr.Dataset:
     """Give the scores with what is said of them."""
-    return xr.Dataset({name: one.assign_attrs(DEFINITIONS[name]) for name, one in scores.items()})
+    return defined_by(DEFINITIONS, xr.Dataset(scores))

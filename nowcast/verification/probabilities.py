@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from nowcast.verification.batches import Batch
+from nowcast.verification.batches import OF_VARIABLE, Batch, defined_by
 from nowcast.verification.distributions import Row, distribution_of, labels_of, rows_of
 from nowcast.verification.scores import reaches
 
@@ -23,36 +23,26 @@ BINS = (
 BRIER = "doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2"
 STEPHENSON = "doi:10.1175/2007WAF2006116.1"
 WILKS = "doi:10.1016/C2017-0-03921-6"
+MASON_GRAHAM = "doi:10.1256/003590002320603584"
+GNEITING = "doi:10.1198/016214506000001437"
 DEFINITIONS = {
-    "brier": ("Brier score, mean squared error of the probability", BRIER),
-    "brier_reliability": ("reliability part of the Brier score, of binned forecasts", STEPHENSON),
-    "brier_resolution": (
-        "resolution part of the Brier score, with what varies within bins",
-        STEPHENSON,
-    ),
-    "brier_uncertainty": ("uncertainty part of the Brier score, of the observations", STEPHENSON),
-    "brier_skill": ("Brier skill score against the base rate of the sample", WILKS),
-    "forecast_probability": ("mean forecast probability of a bin", WILKS),
-    "observed_frequency": ("observed frequency of the event in a bin", WILKS),
-    "probability_count": ("number of pixels in a bin", WILKS),
-    "roc_hit_rate": (
-        "hit rate of warnings from the bin's lowest probability on",
-        "doi:10.1256/003590002320603584",
-    ),
+    "brier": ("Brier score, mean squared error of the probability", "1", BRIER),
+    "brier_reliability": ("reliability part of the Brier score, by bins", "1", STEPHENSON),
+    "brier_resolution": ("resolution part of the Brier score, also in bins", "1", STEPHENSON),
+    "brier_uncertainty": ("uncertainty part of the Brier score", "1", STEPHENSON),
+    "brier_skill": ("Brier skill score against the base rate of the sample", "1", WILKS),
+    "forecast_probability": ("mean forecast probability of a bin", "1", WILKS),
+    "observed_frequency": ("observed frequency of the event in a bin", "1", WILKS),
+    "probability_count": ("number of pixels in a bin", "1", WILKS),
+    "roc_hit_rate": ("hit rate of warnings from a bin's edge on", "1", MASON_GRAHAM),
     "roc_false_alarm_rate": (
-        "false alarm rate of warnings from the bin's lowest probability on",
-        "doi:10.1256/003590002320603584",
+        "false alarm rate of warnings from a bin's edge on",
+        "1",
+        MASON_GRAHAM,
     ),
-    "roc_area": (
-        "area under the relative operating characteristic",
-        "doi:10.1256/003590002320603584",
-    ),
-    "crps": (
-        "continuous ranked probability score, fair for ensembles",
-        "doi:10.1198/016214506000001437",
-    ),
+    "roc_area": ("area under the relative operating characteristic", "1", MASON_GRAHAM),
+    "crps": ("continuous ranked probability score, fair for ensembles", OF_VARIABLE, GNEITING),
 }
-IN_UNITS = ("crps",)  # of the variable
 
 
 @dataclass(frozen=True)
@@ -185,7 +175,7 @@ class Exceedance:
         brier = total["probability_squared_error"] / number
         reliability = ((said - events) ** 2 / in_bin).sum("probability_bin") / number
         uncertainty = base_rate * (1.0 - base_rate)
-        return xr.Dataset(
+        scores = xr.Dataset(
             {
                 "brier": brier,
                 "brier_reliability": reliability,
@@ -198,6 +188,7 @@ class Exceedance:
                 **_operating_characteristic(events, total["probability_count"] - events),
             }
         )
+        return defined_by(DEFINITIONS, scores)
 
 
 def _operating_characteristic(
@@ -261,6 +252,5 @@ class CRPS:
         >>> CRPS().scores(xr.Dataset({"crps": 3.0, "crps_number": 6}))["crps"].item()
         0.5
         """
-        return xr.Dataset(
-            {"crps": total["crps"] / total["crps_number"].where(total["crps_number"] > 0)}
-        )
+        crps = total["crps"] / total["crps_number"].where(total["crps_number"] > 0)
+        return defined_by(DEFINITIONS, xr.Dataset({"crps": crps}))

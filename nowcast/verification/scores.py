@@ -14,40 +14,27 @@ import xarray as xr
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY
 from nowcast.networks.losses import HKO_7
 from nowcast.rainrate import to_rain_rate
-from nowcast.verification.batches import Batch
+from nowcast.verification.batches import OF_VARIABLE, Batch, defined_by
 
 EVENT_COUNTS = ("tp_count", "fp_count", "fn_count", "tn_count")
 WILKS = "doi:10.1016/C2017-0-03921-6"
-OF_VARIABLE = "{units}"  # in the attribute ``units``: those of what is scored
-PLAIN = {
-    "csi": ("critical success index", "doi:10.1175/1520-0434(1990)005<0570:TCSIAA>2.0.CO;2"),
-    "pod": ("probability of detection", WILKS),
-    "far": ("false alarm ratio", WILKS),
-    "frequency_bias": ("frequency bias", WILKS),
-    "hss": ("Heidke skill score", WILKS),
-    "ets": ("equitable threat score", WILKS),
-    "sedi": ("symmetric extremal dependence index", "doi:10.1175/WAF-D-10-05030.1"),
-    "base_rate": ("base rate, the part of the pixels with an observed event", WILKS),
-    "correlation": ("correlation of forecast and observed over pixels", WILKS),
-}
-IN_UNITS = {
-    "mae": ("mean absolute error", WILKS),
-    "rmse": ("root mean square error", WILKS),
-    "me": ("mean error, forecast minus observed", WILKS),
-    "balanced_mae": ("absolute error, heavier rain weighted more as for HKO-7", "arXiv:1706.03458"),
-    "balanced_mse": ("squared error, heavier rain weighted more as for HKO-7", "arXiv:1706.03458"),
-}
+HKO = "arXiv:1706.03458"
 DEFINITIONS = {
-    **{
-        name: {"long_name": long_name, "units": "1", "references": source}
-        for name, (long_name, source) in PLAIN.items()
-    },
-    **{
-        name: {"long_name": long_name, "units": OF_VARIABLE, "references": source}
-        for name, (long_name, source) in IN_UNITS.items()
-    },
+    "csi": ("critical success index", "1", "doi:10.1175/1520-0434(1990)005<0570:TCSIAA>2.0.CO;2"),
+    "pod": ("probability of detection", "1", WILKS),
+    "far": ("false alarm ratio", "1", WILKS),
+    "frequency_bias": ("frequency bias", "1", WILKS),
+    "hss": ("Heidke skill score", "1", WILKS),
+    "ets": ("equitable threat score", "1", WILKS),
+    "sedi": ("symmetric extremal dependence index", "1", "doi:10.1175/WAF-D-10-05030.1"),
+    "base_rate": ("base rate, the part of the pixels with an observed event", "1", WILKS),
+    "correlation": ("correlation of forecast and observed over pixels", "1", WILKS),
+    "mae": ("mean absolute error", OF_VARIABLE, WILKS),
+    "rmse": ("root mean square error", OF_VARIABLE, WILKS),
+    "me": ("mean error, forecast minus observed", OF_VARIABLE, WILKS),
+    "balanced_mae": ("absolute error, heavier rain weighted more", OF_VARIABLE, HKO),
+    "balanced_mse": ("squared error, heavier rain weighted more", f"({OF_VARIABLE})2", HKO),
 }
-DEFINITIONS["balanced_mse"]["units"] = f"({OF_VARIABLE})2"
 FLAT = 1e-12  # variance over mean square below which a field is constant but for rounding
 
 
@@ -246,14 +233,6 @@ def reaches(field: np.ndarray, threshold: float) -> np.ndarray:
     """
     reached: np.ndarray = field >= np.asarray(threshold, dtype=field.dtype)
     return reached
-
-
-def defined_by(definitions: dict[str, dict[str, str]], scores: xr.Dataset) -> xr.Dataset:
-    """Say of each score what it is, in which units, and where that is written."""
-    for name, attributes in definitions.items():
-        if name in scores:
-            scores[name].attrs = dict(attributes)
-    return scores
 
 
 def _labels(field: xr.DataArray) -> dict[str, xr.DataArray]:

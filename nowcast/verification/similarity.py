@@ -6,15 +6,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nowcast.verification.batches import Batch
+from nowcast.verification.batches import Batch, defined_by
 
-DEFINITIONS = {
-    "ssim": {
-        "long_name": "structural similarity",
-        "units": "1",
-        "references": "doi:10.1109/TIP.2003.819861",
-    },
-}
+DEFINITIONS = {"ssim": ("structural similarity", "1", "doi:10.1109/TIP.2003.819861")}
 WIDTH = 7  # pixels to a side of the window: scikit-image's default
 
 
@@ -92,7 +86,7 @@ class Similarity:
     def scores(self, total: xr.Dataset) -> xr.Dataset:
         """Give ``ssim``."""
         ssim = total["similarity"] / total["fields"]  # 0 / 0, so NaN, without any field
-        return xr.Dataset({"ssim": ssim.assign_attrs(DEFINITIONS["ssim"])})
+        return defined_by(DEFINITIONS, xr.Dataset({"ssim": ssim}))
 
     def _by_window(self, forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """Give the similarity of the windows around each pixel of two frames."""

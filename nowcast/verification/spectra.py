@@ -10,15 +10,19 @@ import numpy as np
 import xarray as xr
 
 from nowcast.spectral import radial_power, wavelengths
-from nowcast.verification.batches import Batch
+from nowcast.verification.batches import OF_VARIABLE, Batch, defined_by
 
+RUZANSKI = "doi:10.1109/TGRS.2010.2103946"
 SKAMAROCK = "doi:10.1175/MWR2830.1"
 DEFINITIONS = {
-    "power": ("radially averaged power of the forecast", "doi:10.1109/TGRS.2010.2103946"),
-    "observed_power": ("radially averaged power observed", "doi:10.1109/TGRS.2010.2103946"),
-    "effective_resolution": ("wavelength down to which half the observed power is", SKAMAROCK),
+    "power": ("radially averaged power of the forecast", f"({OF_VARIABLE})2", RUZANSKI),
+    "observed_power": ("radially averaged power observed", f"({OF_VARIABLE})2", RUZANSKI),
+    "effective_resolution": (
+        "wavelength down to which half the observed power is",
+        "km",
+        SKAMAROCK,
+    ),
 }
-IN_SQUARED_UNITS = ("power", "observed_power")  # of the variable
 WAVELENGTH = {"long_name": "wavelength", "units": "km"}
 RESOLVED = 0.5  # of the observed power; -3 dB, by which the bandwidth of filters is told
 
@@ -124,10 +128,7 @@ class Spectra:
                 ),
             }
         )
-        for name, (long_name, reference) in DEFINITIONS.items():
-            scores[name].attrs = {"long_name": long_name, "references": reference}
-        scores["effective_resolution"].attrs["units"] = WAVELENGTH["units"]
-        return scores
+        return defined_by(DEFINITIONS, scores)
 
 
 def _effective_resolution(

@@ -8,7 +8,7 @@ import xarray as xr
 
 from nowcast.verification.batches import Batch, Measure
 from nowcast.verification.events import Blocks
-from nowcast.verification.scores import Events
+from nowcast.verification.scores import EVENT_COUNTS, Events
 
 
 class Groups:
@@ -79,7 +79,7 @@ class Told:
         self.seconds = dict.fromkeys(names, 0.0)
         self._threshold = threshold
         self._left: dict[str, xr.DataArray] = {}
-        self._counts: dict[str, list[xr.Dataset]] = {name: [] for name in names}
+        self._counts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         self._times: dict[str, list[pd.Timestamp]] = {name: [] for name in names}
 
     @property
@@ -94,8 +94,8 @@ class Told:
         self._left[name] = self._left[name] + left if name in self._left else left
         for measure, made in sums.items():
             if isinstance(measure, Events) and self._threshold is not None:
-                counts = made.sel(threshold=self._threshold, drop=True).sum("lead_time")
-                self._counts[name].append(counts)
+                counts = made[list(EVENT_COUNTS)].sel(threshold=self._threshold)
+                self._counts[name].append(counts.sum("lead_time").to_array().values)
 
     def dataset(self, described: xr.Dataset) -> xr.Dataset:
         """Give what was noted, beside what the observations say of the cases."""
@@ -111,9 +111,15 @@ class Told:
         told = told.assign({f"case_{name}": one for name, one in about.data_vars.items()})
         if not all(self._counts.values()):
             return told
-        counts = xr.concat(
-            [xr.concat(parts, dim="base_time") for parts in self._counts.values()], dim=names
-        ).assign_coords(base_time=self.base_times)
+        tables = [np.concatenate(parts, axis=1) for parts in self._counts.values()]
+        dims = ("nowcaster", "base_time")
+        counts = xr.Dataset(
+            {
+                name: (dims, np.stack([table[place] for table in tables]))
+                for place, name in enumerate(EVENT_COUNTS)
+            },
+            coords={"base_time": self.base_times},
+        )
         scores = Events((0.0,)).scores(counts)
         happened = counts["tp_count"] + counts["fn_count"]
         return told.assign(

@@ -173,6 +173,9 @@ def test_a_pair_of_references_is_drawn_once(scores):
     assert drawn["over persistence"] == ["extrapolation", "steps", "convlstm"]
     assert drawn["over extrapolation"] == ["steps", "convlstm"]
     assert drawn["over steps"] == ["convlstm"]
+    bands = [axes.collections for axes in over.values() if axes.get_title(loc="left")]
+    drawn_bands = [sum(len(one.get_paths()) for one in some) for some in bands]
+    assert drawn_bands == [3, 2, 1]
 
 
 def test_a_line_of_the_performance_diagram_joins_the_lead_times(scores):

@@ -47,7 +47,7 @@ def test_scores_of_one_protocol_stand_beside_each_other(observed, scores):
     xr.testing.assert_allclose(
         together["csi"].sel(nowcaster="blurred"), blurred["csi"].sel(nowcaster="blurred")
     )
-    for name in ("csi_gain", "csi_gain_band", "csi_gain_p", "csi_gain_p_holm"):
+    for name in ("csi_gain", "csi_gain_band", "csi_gain_p", "csi_gain_p_holm", "csi_gain_pooled_p"):
         xr.testing.assert_allclose(together[name], blurred[name])  # made again from the blocks
     assert together.attrs["protocol_sha256"] == scores.attrs["protocol_sha256"]
 
