@@ -82,3 +82,10 @@ def defined_by(definitions: Definitions, scores: xr.Dataset) -> xr.Dataset:
         if name in scores:
             scores[name].attrs = {"long_name": long_name, "units": units, "references": reference}
     return scores
+
+
+def case_coordinates(batch: Batch) -> dict[str, xr.Variable]:
+    """Give the base times and lead times of a batch, as coordinates."""
+    observed = batch.observed
+    names = [name for name in ("base_time", "lead_time") if name in observed.coords]
+    return {name: observed[name].variable for name in names}

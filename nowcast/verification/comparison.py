@@ -87,9 +87,9 @@ def verify(
     Dataset
         Scores by ``(nowcaster, threshold, lead_time)``, with bands (``_band``), pooled over lead
         times (``_pooled``), by regime over all lead times (``_by_regime``) and by case
-        (``case_``); the sums by block of cases (``block_``). ``left_missing`` counts the pixels that a nowcaster left missing
-        where it was scored; ``sees_future`` tells who used frames after a base time. The protocol
-        stands in the attributes.
+        (``case_``); the sums by block of cases (``block_``). ``left_missing`` counts the pixels
+        that a nowcaster left missing where it was scored; ``sees_future`` tells who used frames
+        after a base time. The protocol stands in the attributes.
 
     Raises
     ------
@@ -109,6 +109,12 @@ def verify(
     if chosen is None:
         members = max((getattr(one, "members", 0) for one in nowcasters.values()), default=0)
         chosen = standard_measures(observed, thresholds, view=looked, members=members)
+    flat = [measure.name for measure in chosen if measure.gridded and not looked.gridded]
+    if flat:
+        raise ValueError(
+            f"{', '.join(flat)} need neighbouring pixels, and {looked.name} have none; leave them "
+            "out of the measures"
+        )
 
     def issue(one: Nowcaster, loaded: xr.Dataset, seen: pd.DatetimeIndex) -> xr.Dataset:
         return looked.nowcast(one.nowcast(loaded, base_times=seen, lead_times=lead_times))

@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-import xarray as xr
 
 from nowcast.conventions import EXCEEDANCE, QUANTILES, VARIABLES, known_variable, variable_of
 from nowcast.verification.batches import Batch
@@ -262,10 +261,3 @@ def members_of(batch: Batch, case: int, row: Row) -> Members | None:
     if "member" not in batch.nowcast.dims:
         return None
     return Members(row.of(batch.nowcast[variable_of(batch.nowcast)].values[case]))
-
-
-def labels_of(batch: Batch) -> dict[str, xr.Variable]:
-    """Give the base times and lead times of a batch, as coordinates."""
-    observed = batch.observed
-    names = [name for name in ("base_time", "lead_time") if name in observed.coords]
-    return {name: observed[name].variable for name in names}

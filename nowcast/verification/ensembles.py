@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from nowcast.verification.batches import OF_VARIABLE, Batch, defined_by
-from nowcast.verification.distributions import Row, labels_of, members_of, rows_of
+from nowcast.verification.batches import OF_VARIABLE, Batch, case_coordinates, defined_by
+from nowcast.verification.distributions import Row, members_of, rows_of
 
 HAMILL = "doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2"
 FORTIN = "doi:10.1175/JHM-D-14-0008.1"
@@ -110,7 +110,7 @@ class Ranks:
                 "spread_variance": (dims, variance),
                 "spread_squared_error": (dims, squared_error),
             },
-            coords={**labels_of(batch), "rank": np.arange(self.most_members + 1)},
+            coords={**case_coordinates(batch), "rank": np.arange(self.most_members + 1)},
         )
 
     def scores(self, total: xr.Dataset) -> xr.Dataset:

@@ -104,15 +104,8 @@ class Neighbourhoods:
                 f"{self.scales_km}, at {self.spacing_km} km windows of {self.widths} pixels"
             )
 
-    @property
-    def name(self) -> str:
-        """What the protocol calls it."""
-        return "neighbourhoods"
-
-    @property
-    def gridded(self) -> bool:
-        """It has no meaning for a list of places."""
-        return True
+    name = "neighbourhoods"
+    gridded = True
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -208,16 +201,8 @@ class IntensityScale:
 
     thresholds: tuple[float, ...]
     spacing_km: float
-
-    @property
-    def name(self) -> str:
-        """What the protocol calls it."""
-        return "intensity_scale"
-
-    @property
-    def gridded(self) -> bool:
-        """It has no meaning for a list of places."""
-        return True
+    name = "intensity_scale"
+    gridded = True
 
     def sums(self, batch: Batch) -> xr.Dataset:
         """Give squared components of the error added over pixels, and counts of events.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from nowcast.verification.batches import OF_VARIABLE, Batch, defined_by
-from nowcast.verification.distributions import Row, distribution_of, labels_of, rows_of
+from nowcast.verification.batches import OF_VARIABLE, Batch, case_coordinates, defined_by
+from nowcast.verification.distributions import Row, distribution_of, rows_of
 from nowcast.verification.scores import reaches
 
 # Fine where events are rare: at 40 dBZ most of what a nowcaster says lies below 0.05.
@@ -129,7 +129,7 @@ class Exceedance:
                 "probability_squared_error": (dims, squared),
             },
             coords={
-                **labels_of(batch),
+                **case_coordinates(batch),
                 "threshold": ("threshold", np.array(self.thresholds, np.float64)),
                 "probability_bin": ("probability_bin", np.array(self.bins, np.float64)),
             },
@@ -241,7 +241,7 @@ class CRPS:
             number[case] = np.bincount(row.lead, minlength=row.leads)
         dims = ("base_time", "lead_time")
         return xr.Dataset(
-            {"crps": (dims, added), "crps_number": (dims, number)}, coords=labels_of(batch)
+            {"crps": (dims, added), "crps_number": (dims, number)}, coords=case_coordinates(batch)
         )
 
     def scores(self, total: xr.Dataset) -> xr.Dataset:

@@ -14,7 +14,7 @@ import xarray as xr
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY
 from nowcast.networks.losses import HKO_7
 from nowcast.rainrate import to_rain_rate
-from nowcast.verification.batches import OF_VARIABLE, Batch, defined_by
+from nowcast.verification.batches import OF_VARIABLE, Batch, case_coordinates, defined_by
 
 EVENT_COUNTS = ("tp_count", "fp_count", "fn_count", "tn_count")
 WILKS = "doi:10.1016/C2017-0-03921-6"
@@ -67,7 +67,7 @@ class Events:
         return xr.Dataset(
             {name: (dims, tables[..., place]) for place, name in enumerate(EVENT_COUNTS)},
             coords={
-                **_labels(batch.forecast),
+                **case_coordinates(batch),
                 "threshold": ("threshold", np.array(self.thresholds, np.float64)),
             },
         )
@@ -137,7 +137,7 @@ class Errors:
                 name: (("base_time", "lead_time"), np.stack([part[name] for part in parts]))
                 for name in parts[0]
             },
-            coords=_labels(batch.forecast),
+            coords=case_coordinates(batch),
         )
 
     def scores(self, total: xr.Dataset) -> xr.Dataset:
@@ -233,7 +233,3 @@ def reaches(field: np.ndarray, threshold: float) -> np.ndarray:
     """
     reached: np.ndarray = field >= np.asarray(threshold, dtype=field.dtype)
     return reached
-
-
-def _labels(field: xr.DataArray) -> dict[str, xr.DataArray]:
-    return {name: field[name] for name in ("base_time", "lead_time") if name in field.coords}

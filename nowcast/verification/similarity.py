@@ -50,15 +50,8 @@ class Similarity:
         if not self.value_range > 0:
             raise ValueError(f"value_range must be above 0; received {self.value_range}")
 
-    @property
-    def name(self) -> str:
-        """What the protocol calls it."""
-        return "similarity"
-
-    @property
-    def gridded(self) -> bool:
-        """It has no meaning for a list of places."""
-        return True
+    name = "similarity"
+    gridded = True
 
     def sums(self, batch: Batch) -> xr.Dataset:
         """Give the similarity of each field, and whether it has one.

@@ -75,16 +75,8 @@ class Spectra:
     """
 
     spacing_km: float
-
-    @property
-    def name(self) -> str:
-        """What the protocol calls it."""
-        return "spectra"
-
-    @property
-    def gridded(self) -> bool:
-        """It has no meaning for a list of places."""
-        return True
+    name = "spectra"
+    gridded = True
 
     def sums(self, batch: Batch) -> xr.Dataset:
         """Give what power is made of.

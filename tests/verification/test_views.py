@@ -248,3 +248,25 @@ def test_verification_at_areas_scores_what_is_there(observed, areas, accumulate)
     np.testing.assert_allclose(found, rmse, rtol=1e-5)
     assert scores["rmse"].attrs["units"] == ("mm" if accumulate else "mm h-1")
     assert "fss" not in scores
+
+
+def test_a_measure_of_neighbours_is_refused_where_there_are_none(tmp_path):
+    from nowcast.data.synthetic import synthesise
+    from nowcast.nowcasters import open_nowcaster
+    from nowcast.places import read_points
+    from nowcast.verification import verify
+    from nowcast.verification.spectra import Spectra
+
+    observed = synthesise(hours=1, size=16).load()
+    points = tmp_path / "points.csv"
+    points.write_text(f"name,x,y\nhere,{observed['x'].values[3]},{observed['y'].values[3]}\n")
+    with pytest.raises(ValueError, match=r"spectra need neighbouring pixels, and points \w+ have"):
+        verify(
+            {name: open_nowcaster(name) for name in ("persistence", "extrapolation")},
+            observed,
+            base_times=observed["time"].to_index()[3:4],
+            lead_times=pd.to_timedelta([10], unit="min"),
+            thresholds=(1.0,),
+            measures=[Spectra(1.0)],
+            view=AtPlaces(read_points(points, observed)),
+        )
