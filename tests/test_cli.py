@@ -391,6 +391,7 @@ def test_the_demo_runs_to_its_end(tmp_path):
     assert "Traceback" not in done.stderr
     assert "CSI at 1 mm h-1" in done.stdout
     assert "champion: " in done.stdout
+    assert "extrapolation, smooth as models:/nowcast/1" in done.stdout
     assert "ui --backend-store-uri sqlite:///" in done.stdout
     files = {path.suffix for path in (tmp_path / "work" / "demo").iterdir() if path.is_file()}
     assert files == {".nc", ".png", ".gif", ".log", ".html"}
