@@ -328,7 +328,7 @@ def verify(
     Parameters
     ----------
     nowcaster
-        Names, folders or models of the registry.
+        Names, folders or models of the registry; unet=models:/nowcast/1 calls one unet.
     observations
         Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
     source

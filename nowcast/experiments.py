@@ -105,11 +105,35 @@ def comparables(config: Config, uris: list[str], tracking: Tracking) -> dict[str
     """Open what a verification compares: the settings' baselines first, then the named ones.
 
     Predictors of a series are compared with nowcasters, those of labels with none.
+
+    Parameters
+    ----------
+    config
+        Of the experiment.
+    uris
+        Names, folders or models of the registry; ``NAME=URI`` gives one a name for the tables.
+    tracking
+        Where the registry is.
+
+    Raises
+    ------
+    ConfigError
+        If two have one name.
     """
-    named = {uri: open_any(uri, tracking, **_given(config, uri))[0] for uri in uris}
+    named: dict[str, Comparable] = {}
+    for text in uris:
+        name, uri = _name_of(text)
+        if name in named or (name != uri and name in config.baselines):
+            raise ConfigError(f"two nowcasters are called {name!r}; give one another NAME=URI")
+        named[name] = open_any(uri, tracking, **_given(config, uri))[0]
     if _predictors(named, "classes"):
         return named
     return {**nowcasters(config, [], tracking), **named}
+
+
+def _name_of(text: str) -> tuple[str, str]:
+    name, sign, uri = text.partition("=")
+    return (name, uri) if sign and name and not Path(text).exists() else (text, text)
 
 
 def _predictors(compared: Mapping[str, Comparable], *heads: str) -> dict[str, SequencePredictor]:

@@ -94,3 +94,14 @@ def test_amounts_are_scored_in_millimetres(observed, tmp_path):
     first = scores["rmse"].sel(lead_time=pd.Timedelta("10min"))
     plain = _compare(observed, tmp_path, thorough=False)["rmse"].isel(lead_time=0)
     assert first.values == pytest.approx(plain.values / 6.0, rel=1e-5)  # of an hour
+
+
+def test_a_nowcaster_may_be_given_a_name_for_the_tables(tmp_path):
+    tracking = Tracking(tmp_path)
+    compared = experiments.comparables(Config(), ["still=persistence", "extrapolation"], tracking)
+    assert list(compared) == ["persistence", "extrapolation", "still"]
+    assert type(compared["still"]) is type(compared["persistence"])
+    with pytest.raises(ConfigError, match="two nowcasters are called 'a'"):
+        experiments.comparables(Config(), ["a=persistence", "a=extrapolation"], tracking)
+    with pytest.raises(ConfigError, match="two nowcasters are called 'persistence'"):
+        experiments.comparables(Config(), ["persistence=extrapolation"], tracking)

@@ -24,7 +24,7 @@ HEAVY_SHARE = 0.001  # of the observed pixels, from which a case is heavy; 16 km
 NEW_RAIN = 2 * WET_SHARE  # from which rain after a dry base time is new rain
 SLOW, FAST = 5.0, 10.0  # m/s; slow below the one, fast from the other on
 DECAYED, GROWN = 0.8, 1.25  # factors in areal mean rain, one the inverse of the other
-EVENTFUL = 0.5  # quantile of the cases' observed events, where any, that a worst case reaches
+EVENTFUL = 0.75  # quantile of the cases' observed events, where any, that a worst case reaches
 APART = pd.Timedelta("1h")  # at least, between two of the worst cases
 METRES_PER_DEGREE = 111_195.0  # of latitude, on a sphere of radius 6371 km
 
@@ -196,9 +196,9 @@ def regimes_of(described: xr.Dataset) -> xr.Dataset:
 def worst_cases(scores: xr.Dataset, nowcaster: str, number: int = 10) -> pd.DatetimeIndex:
     """Give the base times at which a nowcaster scored lowest, the worst first.
 
-    A case with few observed events scores low by chance. So only those count that have as many
-    as the middle one, or more, of the cases that have any; and two of those given are an hour or
-    more apart, so that they show different weather.
+    A case with few observed events scores low by chance. So only the quarter with most of them
+    counts, of the cases that have any; and two of those given are an hour or more apart, so that
+    they show different weather.
 
     Parameters
     ----------

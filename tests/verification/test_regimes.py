@@ -285,7 +285,7 @@ def test_the_worst_cases_are_the_lowest_scored_ones_an_hour_apart():
 
 
 def test_cases_with_few_or_no_events_are_not_the_worst():
-    scores = _scored([0.0, 0.0, 0.4, 0.3, 0.2], [0, 5, 40, 50, 60], minutes=60 * np.arange(5))
+    scores = _scored([0.0, 0.0, 0.4, 0.3, 0.2], [0, 5, 40, 60, 60], minutes=60 * np.arange(5))
     assert worst_cases(scores, "unet").hour.tolist() == [4, 3]
     none = _scored([np.nan] * 2, [0, 0], minutes=[0, 60])
     assert len(worst_cases(none, "unet")) == 0

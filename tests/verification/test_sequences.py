@@ -9,13 +9,13 @@ from nowcast.conventions import RAIN_RATE
 from nowcast.data.labels import UNKNOWN, labels_of, with_labels
 from nowcast.data.series import names_of, series_of
 from nowcast.data.synthetic import synthesise
-from nowcast.tables import plain, table
 from nowcast.frames import Block, Window
 from nowcast.networks.heads import Head
 from nowcast.nowcasters import open_nowcaster
 from nowcast.nowcasters.neural import NeuralSettings
 from nowcast.predictors import FREQUENCIES, SequencePredictor
 from nowcast.rainrate import Transform
+from nowcast.tables import plain, table
 from nowcast.verification import case_times, save_scores
 from nowcast.verification.sequences import labelled_times, verify_classes, verify_series
 
