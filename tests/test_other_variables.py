@@ -115,7 +115,10 @@ def test_temperature_goes_the_whole_road(capsys, tmp_path, settings, air, networ
         "--out", scores_file, *shared,
     )  # fmt: skip
     assert status == 0, complaint
-    assert re.findall(r"^.* \(K\)$", printed, re.MULTILINE) == ["MAE (K)", "RMSE (K)", "bias (K)"]
+    told = re.findall(r"^(.*) \(K\)$", printed, re.MULTILINE)
+    assert told == ["MAE", "RMSE", "bias", "CRPS"]
+    page = scores_file.with_suffix(".html").read_text()
+    assert f"{uri} has the lowest RMSE over all lead times" in page
     assert "CSI" not in printed
     assert "extrapolation" not in printed
     with xr.open_dataset(scores_file) as scores:

@@ -61,10 +61,9 @@ def honest(scores: xr.Dataset) -> list[str]:
 
 
 def baselines(scores: xr.Dataset) -> list[str]:
-    """Name the baselines that have to be beaten: persistence and extrapolation, where compared."""
+    """Name the baselines that have to be beaten: those of the protocol."""
     compared = honest(scores)
-    named = [name for name in BASELINES if name in compared]
-    return named or [name for name in protocol(scores).get("baselines", {}) if name in compared]
+    return [name for name in protocol(scores).get("baselines", BASELINES) if name in compared]
 
 
 def pooled(scores: xr.Dataset, name: str) -> xr.DataArray | None:
@@ -203,7 +202,7 @@ def headline(scores: xr.Dataset, found: Sequence[Standing]) -> str:
     """Say in a sentence or two how it stands over all thresholds."""
     rivals = [one for one in found if one.rival and one.baseline]
     if not found:
-        return "No events were scored, so nobody can be called best by CSI."
+        return _lowest_error(scores)
     if not rivals:
         leaders = " and ".join(dict.fromkeys(one.best for one in found))
         return f"Highest CSI: {leaders}. There is nothing to compare with a baseline."
@@ -223,6 +222,23 @@ def headline(scores: xr.Dataset, found: Sequence[Standing]) -> str:
     where = "one other threshold" if rest == 1 else f"{rest} other thresholds"
     end = f"; at {where} none is shown to" if rest else ""
     return "; ".join(told) + end + "."
+
+
+def _lowest_error(scores: xr.Dataset) -> str:
+    """Say who has the lowest RMSE, where no events were scored; which nothing tests."""
+    rmse = pooled(scores, "rmse")
+    names = honest(scores) if rmse is not None else []
+    known = {name: float(rmse.sel(nowcaster=name)) for name in names}  # type: ignore[union-attr]
+    known = {name: value for name, value in known.items() if np.isfinite(value)}
+    if not known:
+        return "No events were scored, so nobody can be called best by CSI."
+    best = min(known, key=lambda name: known[name])
+    told = f"{best} has the lowest RMSE over all lead times, {figure(known[best])}"
+    others = [name for name in baselines(scores) if name in known and name != best]
+    if others:
+        nearest = min(others, key=lambda name: known[name])
+        told += f"; the better baseline, {nearest}, has {figure(known[nearest])}"
+    return f"{told}. No events were scored, and errors are not tested."
 
 
 def _beaten(scores: xr.Dataset) -> str:
