@@ -512,13 +512,19 @@ def promote(
     Raises
     ------
     TrackingError
-        If there is no candidate with a score.
+        If there is no candidate with a score, or one used frames after the base time.
     """
     foreign = [one for one in candidates if not one.startswith(f"models:/{model_name}/")]
     if foreign:
         raise TrackingError(
             f"{', '.join(foreign)} cannot become the champion of {model_name!r}: a candidate is "
             f"named models:/{model_name}/VERSION"
+        )
+    peeking = [one for one in candidates if scores["sees_future"].sel(nowcaster=one)]
+    if peeking:
+        raise TrackingError(
+            f"{', '.join(peeking)} used frames after the base time, so the scores mean nothing; "
+            "promote others"
         )
     values = pooled(scores, score=score, threshold=threshold, first_lead_minutes=first_lead_minutes)
     sign = 1.0 if score == "csi" else -1.0

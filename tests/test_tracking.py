@@ -124,11 +124,14 @@ def _scores(**values):
     rmse = 1 - csi.isel(threshold=0, drop=True)
     baselines = {name: {"input_frames": 1} for name in names if "/" not in name}
     protocol = {"protocol": json.dumps({"baselines": baselines})}
-    return xr.Dataset({"csi": csi, "rmse": rmse, "mae": rmse}, attrs=protocol)
+    honest = xr.zeros_like(rmse.isel(lead_time=0, drop=True), dtype=bool)
+    scores = {"csi": csi, "rmse": rmse, "mae": rmse, "sees_future": honest}
+    return xr.Dataset(scores, attrs=protocol)
 
 
-def _promote(tracking, uri, score="csi", **values):
+def _promote(tracking, uri, score="csi", peeking=False, **values):
     scores = _scores(**{uri: values["candidate"]}, persistence=0.3, extrapolation=0.4)
+    scores["sees_future"].loc[{"nowcaster": uri}] = peeking
     return promote(
         scores,
         candidates=[uri],
@@ -275,3 +278,8 @@ def test_a_failed_block_ends_its_run_as_failed(trained):
         fail()
     run = tracking.connect().MlflowClient().get_run(identifiers[0])
     assert run.info.status == "FAILED"
+
+
+def test_a_candidate_that_saw_the_future_is_not_promoted(tmp_path):
+    with pytest.raises(TrackingError, match="models:/nowcast/1 used frames after the base time"):
+        _promote(Tracking(tmp_path), "models:/nowcast/1", peeking=True, candidate=0.9)
