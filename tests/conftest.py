@@ -1,5 +1,6 @@
 """What many tests need: small observations, a small trained nowcaster, a clean environment."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -25,6 +26,15 @@ SMALL = [
     "network.settings={patch=4, filters=[8]}",
     "training.epochs=1",
 ]
+
+
+@pytest.fixture(autouse=True)
+def level_of_the_log():
+    """A command line that was told to be quiet hushes no test after it."""
+    logger = logging.getLogger("nowcast")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -255,6 +255,11 @@ class _Decoder:
         self.at_rest = last
         return block, last
 
+    def check_alive(self) -> None:
+        """Raise BrokenPipeError if the process has ended, as writing to it would a moment later."""
+        if self._process.poll() is not None:
+            raise BrokenPipeError
+
     def end(self) -> None:
         """End the process, and all that it has started."""
         _DECODERS.discard(self)
@@ -369,6 +374,7 @@ def _ask(path: Path, reader: str, limits: Limits) -> _Decoder:
     while True:
         decoder = _idle(limits) or _Decoder(limits)
         try:
+            decoder.check_alive()
             decoder.ask(path, reader)
         # It was killed while it was idle, for which the file is not to blame.
         except BrokenPipeError:

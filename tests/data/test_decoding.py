@@ -400,8 +400,9 @@ def test_what_a_reader_has_forked_ends_with_the_decoder(order):
 def is_gone(process, *, within):
     end = time.monotonic() + within
     while time.monotonic() < end:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() != psutil.STATUS_ZOMBIE:
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            tasks = Path(f"/proc/{process.pid}/task").iterdir()  # which may outlive the first
+            if process.status() != psutil.STATUS_ZOMBIE or len(list(tasks)) > 1:
                 time.sleep(0.02)
                 continue
         return True
