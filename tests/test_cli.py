@@ -213,7 +213,7 @@ def test_issue_writes_a_forecast_a_panel_and_an_animation(capsys, tmp_path, rain
 def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, rain):
     status, printed, _ = _run(
         capsys, "verify", "--nowcaster", "persistence", "--observations", rain,
-        "--thresholds", 0.5, 1, "--lead-times", 10, 20, "--out", tmp_path / "scores.nc",
+        "--thresholds", 1, "--lead-times", 10, 20, "--out", tmp_path / "scores.nc",
         "--work", tmp_path / "work",
     )  # fmt: skip
     assert status == 0
@@ -221,7 +221,7 @@ def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, ra
     assert "extrapolation" in printed
     with xr.open_dataset(tmp_path / "scores.nc") as scores:
         assert scores.attrs["protocol_sha256"][:12] in printed
-        assert scores["threshold"].values.tolist() == [0.5, 1.0]
+        assert scores["threshold"].values.tolist() == [1.0]
     report = (tmp_path / "scores.html").read_text()
     assert scores.attrs["protocol_sha256"][:12] in report
     assert (tmp_path / "scores_figures" / "csi-1.png").stat().st_size > 10_000

@@ -146,7 +146,9 @@ def quiet() -> Iterator[None]:
     """Hush pysteps: it prints when imported and at work, and warns where motion is degenerate.
 
     One thread at a time: of two that hush and unhush in turn, one would leave it hushed for good.
+    Warnings that pysteps causes are ignored from then on, and no others; to ignore all for a while
+    would leave them ignored where another thread, in any library, does the same meanwhile.
     """
-    with _PYSTEPS, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _PYSTEPS, contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
+        warnings.filterwarnings("ignore", module=r"(pysteps|cv2)\b")
         yield
