@@ -121,7 +121,7 @@ class Steps:
         steps = _whole_steps(lead_times, step)
         settings = {
             "n_ens_members": self.members,
-            "kmperpixel": _pixel_km(observed),
+            "kmperpixel": pixel_km(observed),
             "timestep": step / pd.Timedelta(1, "min"),
         }
         grid = (observed.sizes["y"], observed.sizes["x"])
@@ -171,7 +171,7 @@ def _whole_steps(lead_times: pd.TimedeltaIndex, step: pd.Timedelta) -> np.ndarra
     return np.asarray(lead_times // step)
 
 
-def _pixel_km(observed: xr.Dataset) -> float:
+def pixel_km(observed: xr.Dataset) -> float:
     """Give the side of a square as large as a pixel."""
     y, x = (observed[axis].values.astype(float) for axis in ("y", "x"))
     height, width = (abs(line[-1] - line[0]) / max(len(line) - 1, 1) for line in (y, x))
