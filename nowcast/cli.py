@@ -549,6 +549,67 @@ def cnn_lstm_tutorial(
 
 
 @app.command
+def calibrate(
+    *,
+    nowcaster: str,
+    out: Path,
+    observations: str = "",
+    source: str = "",
+    period: str = "",
+    split: str = "",
+    config: Path | None = None,
+    set_: Settings = None,
+    most_bias: float = 1.2,
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> None:
+    """Make a network's probabilities reliable, and fit from which of them on an event is forecast.
+
+    Of a nowcaster with the head exceedance. Give weather that it was not trained on and is not
+    judged by, of several seasons if there are: what holds on the cases given need not hold on
+    others.
+
+    Example: nowcast calibrate --nowcaster models:/nowcast/1 --config configs/taasrad19.toml
+    --split validation --out calibrated
+
+    Parameters
+    ----------
+    nowcaster
+        Folder or model of the registry.
+    out
+        Folder of the calibrated nowcaster, replaced if it is there.
+    observations
+        Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
+    source
+        Which source of an archive.
+    period
+        Only cases in this period, as START/END in UTC.
+    split
+        Only cases in this block of the settings: train, validation or test.
+    config
+        TOML file of settings.
+    set_
+        A setting instead of the file's.
+    most_bias
+        Frequency bias of the field at most, on these cases.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print what was fitted as JSON.
+    """
+    from nowcast import experiments
+
+    settings = _config(config, set_)
+    observed = experiments.observations(settings, observations, source=source)
+    block = experiments.block(settings, observed, period=period, split=split)
+    made = experiments.calibrated(
+        settings, nowcaster, observed, _tracking(work), block=block, most_bias=most_bias
+    )
+    made.save(out)
+    _json({"folder": str(out)}) if as_json else print(out)
+
+
+@app.command
 def promote(
     *,
     config: Path | None = None,

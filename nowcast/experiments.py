@@ -376,6 +376,40 @@ def _worst(
     return drawn
 
 
+def calibrated(
+    config: Config,
+    uri: str,
+    observed: xr.Dataset,
+    tracking: Tracking,
+    *,
+    block: Block | None,
+    most_bias: float,
+) -> NeuralNowcaster:
+    """Give a network with calibration and decision levels fitted on the cases of a block.
+
+    Raises
+    ------
+    ConfigError
+        If it is no network that gives probabilities of exceedance.
+    """
+    from nowcast.nowcasters.neural import calibrate
+
+    one, _ = open_nowcaster(uri, tracking)
+    if not isinstance(one, NeuralNowcaster) or one.settings.head.kind != "exceedance":
+        kind = one.settings.head.kind if isinstance(one, NeuralNowcaster) else "no network"
+        raise ConfigError(
+            f"{uri!r} gives no probabilities of thresholds ({kind}); calibrate a network that was "
+            "trained with network.head=exceedance"
+        )
+    window, section = one.settings.window, config.verification
+    leads = pd.TimedeltaIndex([window.step * lead for lead in range(1, window.lead_frames + 1)])
+    every = pd.Timedelta(minutes=section.every_minutes)
+    cases = case_times(observed, nowcasters={uri: one}, lead_times=leads, every=every, block=block)
+    return calibrate(
+        one, observed, base_times=cases, most_bias=most_bias, batch_cases=section.batch_cases
+    )
+
+
 def champion(scores: xr.Dataset, *, among: Sequence[str]) -> str:
     """Give the nowcaster with the best pooled CSI at the main threshold, references apart.
 

@@ -23,6 +23,7 @@ from nowcast.nowcasters.neural import (
     NeuralNowcaster,
     NeuralSettings,
     load_network,
+    load_postprocessing,
     network_inputs,
     network_with,
     save_network,
@@ -218,5 +219,7 @@ def open_trained(folder: Path | str) -> NeuralNowcaster | SequencePredictor:
         If the folder holds neither, whole.
     """
     settings, weights, digest = load_network(folder)
-    kind = SequencePredictor if settings.head.kind in SEQUENCE_HEADS else NeuralNowcaster
-    return kind(settings, weights, sha256=digest)
+    if settings.head.kind in SEQUENCE_HEADS:
+        return SequencePredictor(settings, weights, sha256=digest)
+    postprocessing = load_postprocessing(folder)
+    return NeuralNowcaster(settings, weights, sha256=digest, postprocessing=postprocessing)

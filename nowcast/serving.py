@@ -156,7 +156,8 @@ class EndpointNowcaster:
         """Give the endpoint's nowcast: its field; see `nowcast.nowcasters.Nowcaster`.
 
         The endpoint answers with lead frames alone, so that of probabilities or quantiles comes
-        the median. Who needs them issues with the saved nowcaster.
+        the median, or what its decision levels decide. Who needs them issues with the saved
+        nowcaster.
 
         Raises
         ------

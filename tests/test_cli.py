@@ -15,7 +15,7 @@ from nowcast.issuing import open_nowcast
 
 VERBS = (
     "demo", "ingest", "train", "verify", "compare", "promote", "serve", "issue", "extract",
-    "export", "list",
+    "export", "calibrate", "list",
 )  # fmt: skip
 SMALL = Path(__file__).parent / "small.toml"
 

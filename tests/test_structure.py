@@ -24,7 +24,7 @@ LINES = [
     {"predictors"},
     {"nowcasters"},
     {"networks"},
-    {"frames", "spectral", "places"},
+    {"frames", "spectral", "places", "calibration"},
     {"cache"},
     {"data"},
     {"config"},

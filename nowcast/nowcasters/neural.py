@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from nowcast.calibration import MOST_BIAS, Postprocessing, count, field_of
+from nowcast.calibration import fit as fit_postprocessing
 from nowcast.conventions import (
     EXCEEDANCE,
     QUANTILES,
@@ -30,13 +32,16 @@ from nowcast.rainrate import Transform
 
 FORMAT = 2
 SETTINGS, WEIGHTS, MANIFEST = "settings.json", "network.weights.h5", "manifest.json"
+CALIBRATION = "calibration.json"  # only where there is one
 MEDIAN = 0.5
+DECIDED = "reaches a threshold where its calibrated probability reaches the decision level"
 DISTRIBUTION_OF = {"exceedance": EXCEEDANCE, "quantiles": QUANTILES}  # by the head's kind
 SPACING_TOLERANCE = 0.01  # part by which a grid spacing may differ from the one trained on
 LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut into tiles
 TILE = 512  # pixels along y and x, of a network that takes any grid
 OVERLAP = 0.25  # part of a tile's shorter side that it shares with its neighbour
 LARGEST_SETTINGS = 1_000_000  # bytes
+LARGEST_CALIBRATION = 10_000_000  # bytes
 LARGEST_WEIGHTS = 2_000_000_000  # bytes
 
 
@@ -141,13 +146,29 @@ class NeuralNowcaster:
         As the Keras network gives them, in its order.
     sha256
         Of the weights file, where it was saved.
+    postprocessing
+        Calibration and decision levels of a head ``exceedance``; see `calibrate`. None: its
+        probabilities are the network's own, and its field their median.
+
+    Raises
+    ------
+    ValueError
+        If the postprocessing is of other thresholds or lead times.
     """
 
     def __init__(
-        self, settings: NeuralSettings, weights: list[np.ndarray], *, sha256: str = ""
+        self,
+        settings: NeuralSettings,
+        weights: list[np.ndarray],
+        *,
+        sha256: str = "",
+        postprocessing: Postprocessing | None = None,
     ) -> None:
         self.settings = settings
         self.sha256 = sha256
+        self.postprocessing = postprocessing
+        if postprocessing:
+            _check_postprocessing(postprocessing, settings)
         self.input_frames = settings.window.input_frames
         self.step: pd.Timedelta | None = settings.window.step
         self.weights = weights
@@ -158,13 +179,20 @@ class NeuralNowcaster:
     ) -> xr.Dataset:
         """Give the network's nowcast of each base time; see `Nowcaster`.
 
+        With calibration and decision levels its attributes say so.
+
         Raises
         ------
         ValueError
             If the grid, a base time or a lead time does not fit the network.
         """
-        return nowcast_with(
+        nowcast = nowcast_with(
             self.settings, self.forecasts, observed, base_times=base_times, lead_times=lead_times
+        )
+        if self.postprocessing is None:
+            return nowcast
+        return nowcast.assign_attrs(
+            field_rule=DECIDED, calibration_sha256=self.postprocessing.sha256
         )
 
     def forecast(self, frames: np.ndarray) -> np.ndarray:
@@ -179,7 +207,8 @@ class NeuralNowcaster:
         -------
         lead_frames : (batch, lead frame, y, x)
             In physical units, NaN where an input frame was. Of probabilities or quantiles, the
-            median; see `median_of_exceedance` and `median_of_quantiles`.
+            median, see `median_of_exceedance` and `median_of_quantiles`; of probabilities with
+            decision levels, what these decide.
         """
         return self.forecasts(frames)[self.settings.variable.name]
 
@@ -195,18 +224,24 @@ class NeuralNowcaster:
         -------
         dict
             The lead frames, and for a head ``exceedance`` or ``quantiles`` its
-            ``(batch, level, lead frame, y, x)``.
+            ``(batch, level, lead frame, y, x)``, calibrated if they are.
         """
         settings, head = self.settings, self.settings.head
         values = self._blended(frames)
+        distribution = np.moveaxis(values, -1, 1)
         field = values[..., 0]
-        if head.kind == "exceedance":
+        if head.kind == "exceedance" and self.postprocessing:
+            distribution = self.postprocessing.calibration.calibrated(distribution)
+            field = self.postprocessing.levels.field(
+                distribution, transform=settings.transform, lowest=_lowest(settings)
+            )
+        elif head.kind == "exceedance":
             field = median_of_exceedance(values, settings)
-        if head.kind == "quantiles":
+        elif head.kind == "quantiles":
             field = median_of_quantiles(values, head.levels)
         forecasts = {settings.variable.name: field}
         if head.kind in DISTRIBUTION_OF:
-            forecasts[DISTRIBUTION_OF[head.kind]] = np.moveaxis(values, -1, 1)
+            forecasts[DISTRIBUTION_OF[head.kind]] = distribution
         return {name: array.astype(np.float32) for name, array in forecasts.items()}
 
     def _blended(self, frames: np.ndarray) -> np.ndarray:
@@ -255,8 +290,8 @@ class NeuralNowcaster:
         return physical
 
     def save(self, folder: Path | str) -> Path:
-        """Write settings, weights and their hashes to a folder, whole or not at all."""
-        self.sha256 = save_network(folder, self.settings, self._network)
+        """Write settings, weights, calibration and hashes to a folder, whole or not at all."""
+        self.sha256 = save_network(folder, self.settings, self._network, self.postprocessing)
         return Path(folder)
 
     @classmethod
@@ -275,10 +310,61 @@ class NeuralNowcaster:
                 "or promote; score it with `nowcast verify`, or call its predict, see "
                 "nowcast.predictors"
             )
-        return cls(settings, weights, sha256=digest)
+        postprocessing = load_postprocessing(folder)
+        return cls(settings, weights, sha256=digest, postprocessing=postprocessing)
 
     def _build(self, grid: tuple[int, int]) -> Any:
         return network_with(self.settings, self.weights, grid)
+
+
+def calibrate(
+    nowcaster: NeuralNowcaster,
+    observed: xr.Dataset,
+    *,
+    base_times: pd.DatetimeIndex,
+    most_bias: float = MOST_BIAS,
+    batch_cases: int = 8,
+) -> NeuralNowcaster:
+    """Give a nowcaster with calibration and decision levels fitted on cases, its weights the same.
+
+    They are of the network's own probabilities, at all of its lead times, whether or not the
+    nowcaster was calibrated before.
+
+    Parameters
+    ----------
+    nowcaster
+        Of a head ``exceedance``.
+    observed
+        The frames before and after the base times.
+    base_times
+        Of the cases: other weather than what the network was trained on, by which it would seem
+        surer than it is, and than what the nowcaster is judged by.
+    most_bias
+        Frequency bias of the field at most, on these cases; on other weather it may be more.
+    batch_cases
+        Cases in memory at a time.
+
+    Raises
+    ------
+    ValueError
+        If there is no case, or the head gives no probabilities.
+    """
+    settings = nowcaster.settings
+    window = settings.window
+    leads = pd.TimedeltaIndex([window.step * lead for lead in range(1, window.lead_frames + 1)])
+    counts = count(
+        NeuralNowcaster(settings, nowcaster.weights),
+        observed,
+        base_times=base_times,
+        lead_times=leads,
+        batch_cases=batch_cases,
+    )
+    return NeuralNowcaster(
+        settings,
+        nowcaster.weights,
+        sha256=nowcaster.sha256,
+        postprocessing=fit_postprocessing(counts, most_bias=most_bias),
+    )
 
 
 def network_with(settings: NeuralSettings, weights: list[np.ndarray], grid: tuple[int, int]) -> Any:
@@ -317,7 +403,10 @@ def network_inputs(settings: NeuralSettings, frames: np.ndarray) -> np.ndarray:
 
 
 def save_network(
-    folder: Path | str, settings: NeuralSettings, network: Callable[[tuple[int, int]], Any]
+    folder: Path | str,
+    settings: NeuralSettings,
+    network: Callable[[tuple[int, int]], Any],
+    postprocessing: Postprocessing | None = None,
 ) -> str:
     """Write settings, weights and their hashes to a folder, whole or not at all.
 
@@ -329,6 +418,8 @@ def save_network(
         Of the network.
     network
         Gives the network with its weights for a grid.
+    postprocessing
+        Of its probabilities, if there is one.
 
     Returns
     -------
@@ -338,7 +429,9 @@ def save_network(
     with replacing_folder(Path(folder)) as temporary:
         (temporary / SETTINGS).write_text(json.dumps(settings.to_dict(), indent=2))
         network(settings.padded(settings.grid)).save_weights(temporary / WEIGHTS)
-        hashes = {name: sha256(temporary / name) for name in (SETTINGS, WEIGHTS)}
+        if postprocessing:
+            (temporary / CALIBRATION).write_text(postprocessing.to_json())
+        hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps(hashes, indent=2))
     return hashes[WEIGHTS]
 
@@ -356,8 +449,7 @@ def load_network(folder: Path | str) -> tuple[NeuralSettings, list[np.ndarray], 
     folder = Path(folder)
     hashes = _read_json(folder / MANIFEST)
     for name in (SETTINGS, WEIGHTS):
-        if not (folder / name).is_file() or sha256(folder / name) != hashes.get(name):
-            raise ValueError(f"{folder / name} is absent or not what was saved; restore it")
+        _check_saved(folder / name, hashes)
     settings = NeuralSettings.from_dict(_read_json(folder / SETTINGS))
     if settings.network_version != version_of(settings.network):
         raise ValueError(
@@ -370,6 +462,40 @@ def load_network(folder: Path | str) -> tuple[NeuralSettings, list[np.ndarray], 
     network = _network(settings, settings.padded(settings.grid))
     network.load_weights(folder / WEIGHTS)
     return settings, network.get_weights(), hashes[WEIGHTS]
+
+
+def load_postprocessing(folder: Path | str) -> Postprocessing | None:
+    """Read the calibration and decision levels from a folder of a nowcaster; None if it has none.
+
+    Raises
+    ------
+    ValueError
+        If they are absent though they were saved, changed since, or do not fit.
+    """
+    path = Path(folder) / CALIBRATION
+    hashes = _read_json(path.with_name(MANIFEST))
+    if CALIBRATION not in hashes and not path.exists():
+        return None
+    _check_saved(path, hashes)
+    return Postprocessing.from_dict(_read_json(path, largest=LARGEST_CALIBRATION))
+
+
+def _check_saved(path: Path, hashes: dict[str, Any]) -> None:
+    if not path.is_file() or sha256(path) != hashes.get(path.name):
+        raise ValueError(f"{path} is absent or not what was saved; restore it")
+
+
+def _check_postprocessing(postprocessing: Postprocessing, settings: NeuralSettings) -> None:
+    ladder, window = postprocessing.calibration, settings.window
+    minutes = [window.step.total_seconds() / 60 * lead for lead in range(1, window.lead_frames + 1)]
+    thresholds = settings.head.levels if settings.head.kind == "exceedance" else ()
+    same_leads = np.array_equal(np.round(ladder.lead_minutes, 6), np.round(minutes, 6))
+    if ladder.thresholds != thresholds or not same_leads:
+        raise ValueError(
+            f"a calibration for the thresholds {ladder.thresholds} and the lead times "
+            f"{ladder.lead_minutes} min does not fit a network of the head "
+            f"{settings.head.kind!r} with {thresholds} and {minutes}; calibrate it anew"
+        )
 
 
 def nowcast_with(
@@ -435,28 +561,19 @@ def median_of_exceedance(probabilities: np.ndarray, settings: NeuralSettings) ->
     field : (...)
         In physical units, NaN where missing.
     """
-    thresholds, variable = settings.head.levels, settings.variable
-    scaled = settings.head.levels_on(settings.transform)
-    reached = (probabilities >= MEDIAN).sum(axis=-1)
-    below = np.clip(reached - 1, 0, len(scaled) - 1)
-    above = np.clip(reached, 0, len(scaled) - 1)
-    at_below, at_above = (
-        np.take_along_axis(probabilities, place[..., None], axis=-1)[..., 0]
-        for place in (below, above)
+    return field_of(
+        np.moveaxis(probabilities, -1, 0),
+        np.array(MEDIAN),
+        thresholds=settings.head.levels,
+        transform=settings.transform,
+        lowest=_lowest(settings),
     )
-    step = np.where(at_below > at_above, at_below - at_above, 1.0)
-    part = np.where(above > below, (at_below - MEDIAN) / step, 0.0)
-    field = settings.transform.inverse(scaled[below] + part * (scaled[above] - scaled[below]))
-    lowest = variable.valid_min if variable.name in VARIABLES else thresholds[0]
-    field = np.where(reached > 0, np.maximum(field, _rounded_up(thresholds)[below]), lowest)
-    return np.where(np.isnan(probabilities[..., 0]), np.nan, field)
 
 
-def _rounded_up(thresholds: tuple[float, ...]) -> np.ndarray:
-    """Give the 32-bit floats that reach thresholds, which the nearest may miss by a hair."""
-    nearest = np.array(thresholds, np.float32)
-    above = np.nextafter(nearest, np.float32(np.inf))
-    return np.where(nearest < np.array(thresholds), above, nearest)
+def _lowest(settings: NeuralSettings) -> float:
+    """Give the value of what does not reach the lowest threshold."""
+    known = settings.variable.name in VARIABLES
+    return settings.variable.valid_min if known else settings.head.levels[0]
 
 
 def median_of_quantiles(values: np.ndarray, quantiles: tuple[float, ...]) -> np.ndarray:
@@ -540,11 +657,11 @@ def _network(settings: NeuralSettings, grid: tuple[int, int]) -> Any:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, *, largest: int = LARGEST_SETTINGS) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path.parent} holds no saved nowcaster: {path.name} is absent")
-    if path.stat().st_size > LARGEST_SETTINGS:
-        raise ValueError(f"{path} is larger than {LARGEST_SETTINGS} bytes")
+    if path.stat().st_size > largest:
+        raise ValueError(f"{path} is larger than {largest} bytes")
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:

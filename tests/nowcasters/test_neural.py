@@ -11,6 +11,7 @@ from nowcast.networks.heads import Head
 from nowcast.nowcasters import neural, open_nowcaster
 from nowcast.nowcasters.neural import (
     NeuralNowcaster,
+    calibrate,
     median_of_exceedance,
     median_of_quantiles,
 )
@@ -276,6 +277,177 @@ def test_a_saved_head_is_loaded_with_its_levels(probable, small_observed, tmp_pa
     assert loaded.settings.head == probable.settings.head
     expected = _whole(probable, small_observed)
     assert _whole(loaded, small_observed).identical(expected)
+
+
+of_probabilities = pytest.mark.parametrize("probable", ["exceedance"], indirect=True)
+
+
+def _cases(observed):
+    """Give the base times of the first event that have three frames before and two after them."""
+    return observed["time"].to_index()[2:16]
+
+
+@pytest.fixture(scope="module")
+def calibrated(probable, small_observed):
+    return calibrate(probable, small_observed, base_times=_cases(small_observed), batch_cases=5)
+
+
+@of_probabilities
+def test_a_calibrated_nowcaster_keeps_the_contract(calibrated, small_observed):
+    check_nowcaster(calibrated, small_observed)
+
+
+@of_probabilities
+def test_a_field_is_what_the_decision_levels_decide(probable, calibrated, small_observed):
+    nowcast = _whole(calibrated, small_observed)
+    levels = np.array(calibrated.postprocessing.levels.levels)[:, 1]  # of 20 minutes
+    assert (levels != 0.5).any()
+    probability = nowcast["probability_of_exceedance"].values
+    assert (probability != _whole(probable, small_observed)["probability_of_exceedance"]).any()
+    decided = probability >= levels.astype(np.float32)[:, None, None, None]
+    for at, threshold in enumerate(LEVELS["exceedance"]):
+        reached = nowcast["rain_rate"].values >= np.float32(threshold)
+        np.testing.assert_array_equal(reached, decided[:, at:].any(axis=1))
+    assert decided.any()
+    assert not decided.all()
+
+
+@of_probabilities
+def test_calibration_makes_the_brier_score_of_its_cases_better(
+    probable, calibrated, small_observed
+):
+    cases, leads = _cases(small_observed), pd.to_timedelta([10, 20], unit="min")
+    later = np.stack([small_observed["rain_rate"].sel(time=cases + lead) for lead in leads], axis=1)
+    brier = {}
+    for name, one in (("before", probable), ("after", calibrated)):
+        nowcast = one.nowcast(small_observed, base_times=cases, lead_times=leads)
+        said = nowcast["probability_of_exceedance"].transpose("threshold", ...).values
+        event = later[None] >= np.reshape(LEVELS["exceedance"], (-1, 1, 1, 1, 1))
+        brier[name] = ((said - event) ** 2).mean(axis=(1, 3, 4))
+    assert (brier["after"] < brier["before"]).all()
+
+
+@of_probabilities
+def test_cases_count_the_same_however_many_are_in_memory(probable, calibrated, small_observed):
+    cases = _cases(small_observed)
+    again = calibrate(probable, small_observed, base_times=cases, batch_cases=14).postprocessing
+    assert again.levels == calibrated.postprocessing.levels
+    assert again.provenance == calibrated.postprocessing.provenance
+    assert again.provenance["cases"] == "14"
+    said = np.random.default_rng(0).uniform(size=(3, 2, 9, 9)).astype(np.float32)
+    np.testing.assert_allclose(
+        again.calibration.calibrated(said),
+        calibrated.postprocessing.calibration.calibrated(said),
+        atol=1e-6,
+    )
+
+
+@of_probabilities
+def test_the_command_calibrates_a_saved_nowcaster(
+    probable, small_config, small_observed, tmp_path, capsys
+):
+    from nowcast.cli import main
+
+    probable.save(tmp_path / "raw")
+    small_observed.to_netcdf(tmp_path / "rain.nc")
+    settings = [
+        f"--set=window.{name}={value}" for name, value in small_config.window.model_dump().items()
+    ]
+    common = ["--observations", str(tmp_path / "rain.nc"), *settings]
+    with pytest.raises(SystemExit) as end:
+        main(["calibrate", "--nowcaster", str(tmp_path / "raw"), "--out",
+              str(tmp_path / "fitted"), *common, "--json"])  # fmt: skip
+    assert end.value.code == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path / "fitted")}
+    assert NeuralNowcaster.load(tmp_path / "fitted").postprocessing is not None
+    with pytest.raises(SystemExit) as end:
+        main(["calibrate", "--nowcaster", "persistence", "--out", str(tmp_path / "x"), *common])
+    assert end.value.code == 2
+    assert "'persistence' gives no probabilities of thresholds" in capsys.readouterr().err
+
+
+@of_probabilities
+def test_calibrating_again_begins_with_what_the_network_says(calibrated, small_observed):
+    again = calibrate(calibrated, small_observed, base_times=_cases(small_observed), batch_cases=5)
+    assert again.postprocessing == calibrated.postprocessing
+
+
+@of_probabilities
+def test_what_was_not_observed_afterwards_counts_for_nothing(probable, small_observed):
+    """The last base time of an event has no frame after it: it adds a case, and no count."""
+    first = small_observed.isel(time=slice(18))
+    times = first["time"].to_index()
+    known, more = (calibrate(probable, first, base_times=times[2:end]) for end in (16, 18))
+    counted = [one.postprocessing.provenance["cases"] for one in (known, more)]
+    assert counted == ["14", "16"]
+    last_known = calibrate(probable, first, base_times=times[2:17]).postprocessing
+    assert more.postprocessing.calibration.curves == last_known.calibration.curves
+    assert more.postprocessing.levels == last_known.levels
+
+
+@of_probabilities
+def test_a_calibration_is_saved_and_loaded_with_its_nowcaster(calibrated, small_observed, tmp_path):
+    folder = calibrated.save(tmp_path / "saved")
+    loaded = open_nowcaster(folder)
+    assert loaded.postprocessing == calibrated.postprocessing
+    expected = _whole(calibrated, small_observed)
+    assert _whole(loaded, small_observed).identical(expected)
+    hashes = json.loads((folder / "manifest.json").read_text())
+    assert sorted(hashes) == ["calibration.json", "network.weights.h5", "settings.json"]
+    assert hashes["calibration.json"] == expected.attrs["calibration_sha256"]
+    assert "decision level" in expected.attrs["field_rule"]
+
+
+@of_probabilities
+def test_a_nowcaster_without_a_calibration_gives_the_median(probable, calibrated, tmp_path):
+    folder = calibrated.save(tmp_path / "saved")
+    probable.save(folder)
+    assert not (folder / "calibration.json").exists()
+    assert NeuralNowcaster.load(folder).postprocessing is None
+
+
+@of_probabilities
+@pytest.mark.parametrize("what", ["changed", "removed", "put there"])
+def test_a_calibration_that_was_not_saved_so_is_refused(probable, calibrated, tmp_path, what):
+    folder = calibrated.save(tmp_path / "saved")
+    file = folder / "calibration.json"
+    content = file.read_text()
+    if what == "removed":
+        file.unlink()
+    elif what == "put there":
+        probable.save(folder)
+        file.write_text(content)
+    else:
+        file.write_text(content.replace("0.5", "0.6", 1))
+        assert file.read_text() != content
+    with pytest.raises(ValueError, match=r"calibration\.json is absent or not what was saved"):
+        NeuralNowcaster.load(folder)
+
+
+@of_probabilities
+def test_a_calibration_of_another_ladder_is_refused(probable, calibrated):
+    wider = dataclasses.replace(probable.settings, head=Head("exceedance", (0.1, 0.5, 3.0)))
+    longer = dataclasses.replace(
+        probable.settings, window=dataclasses.replace(probable.settings.window, lead_frames=3)
+    )
+    for settings in (wider, longer):
+        with pytest.raises(ValueError, match="does not fit a network of the head 'exceedance'"):
+            NeuralNowcaster(settings, probable.weights, postprocessing=calibrated.postprocessing)
+
+
+@of_probabilities
+def test_missing_input_is_missing_when_calibrated(calibrated, small_observed):
+    holed = small_observed.copy(deep=True)
+    holed["rain_rate"][3, 2:5, 7] = np.nan
+    for array in _whole(calibrated, holed).values():
+        hidden = array.isnull().all([dim for dim in array.dims if dim not in ("y", "x")])
+        assert hidden.values[2:5, 7].all()
+        assert int(array.isnull().sum()) == 3 * array.size // (16 * 16)
+
+
+def test_a_network_of_fields_cannot_be_calibrated(nowcaster, small_observed):
+    with pytest.raises(ValueError, match="calibration is of 'probability_of_exceedance'"):
+        calibrate(nowcaster, small_observed, base_times=_cases(small_observed))
 
 
 def test_a_folder_of_an_earlier_format_is_refused_kindly(nowcaster):
