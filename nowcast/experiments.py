@@ -320,7 +320,7 @@ def view(
 
 def report(
     scores: xr.Dataset, compared: Mapping[str, Comparable], observed: xr.Dataset, *, path: Path
-) -> list[Path]:
+) -> Path:
     """Write the report of a verification, with animations of the champion's worst cases.
 
     Parameters
@@ -332,21 +332,18 @@ def report(
     observed
         That they were scored on.
     path
-        Of the HTML file; figures and animations go into a folder of the same name.
+        Of the HTML file; figures and animations go into a folder beside it.
 
     Returns
     -------
-    list of Path
-        The report, then its figures and animations.
+    Path
+        The HTML file.
     """
-    from nowcast.report import write_report
+    from nowcast.report import figures_of, write_report
 
-    folder = path.with_name(f"{path.stem}_figures")
     name = champion(scores, among=list(compared))
-    worst = _worst(scores, name, compared[name], observed, folder)
-    title = f"Verification of {name}"
-    write_report(scores, path, worst=worst, title=title)
-    return [path, *sorted(file for file in folder.iterdir() if file.is_file())]
+    worst = _worst(scores, name, compared[name], observed, figures_of(path))
+    return write_report(scores, path, worst=worst, title=f"Verification of {name}")
 
 
 def _worst(

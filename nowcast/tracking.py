@@ -14,7 +14,7 @@ import re
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,12 +201,13 @@ class Run:
             minutes = int(lead_time / np.timedelta64(1, "m"))
             self.metrics(_figures(scores.sel(lead_time=lead_time)), step=minutes)
 
-    def report(self, files: Sequence[Path]) -> None:
-        """Log a report and what lies beside it: the first file, the others as its figures."""
-        report, *figures = files
-        self.file(report)
-        for figure in figures:
-            self.file(figure, "figures")
+    def report(self, path: Path) -> None:
+        """Log a report and the figures that lie beside it."""
+        from nowcast.report import figures_of
+
+        self.file(path)
+        folder = str(figures_of(path))
+        self._send("the figures", lambda: self._mlflow.log_artifacts(folder, "figures"))
 
     def model(
         self, folder: Path, nowcaster: NeuralNowcaster | SequencePredictor, *, register_as: str

@@ -225,6 +225,9 @@ def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, ra
     report = (tmp_path / "scores.html").read_text()
     assert scores.attrs["protocol_sha256"][:12] in report
     assert (tmp_path / "scores_figures" / "csi-1.png").stat().st_size > 10_000
+    logged = tmp_path / "work" / "artifacts"
+    assert len(list(logged.rglob("scores.html"))) == 1
+    assert len(list(logged.rglob("figures/csi-1.png"))) == 1
     again = _run(capsys, "compare", tmp_path / "scores.nc", tmp_path / "scores.nc")
     assert again[0] == 0
     assert again[1].splitlines()[:4] == printed.splitlines()[:4]

@@ -62,7 +62,7 @@ def write_report(
     """
     path = Path(path)
     _check(scores)
-    shown = list(_drawn(scores, path.with_name(f"{path.stem}_figures")))
+    shown = list(_drawn(scores, figures_of(path)))
     body = [
         *_head(scores, title),
         _navigation(shown, bool(worst)),
@@ -79,6 +79,17 @@ def write_report(
     with replacing(path) as temporary:
         temporary.write_text(page(title, body), encoding="utf-8")
     return path
+
+
+def figures_of(report: Path) -> Path:
+    """Give the folder in which the figures and animations of a report lie.
+
+    Examples
+    --------
+    >>> figures_of(Path("out/scores.html")).name
+    'scores_figures'
+    """
+    return report.with_name(f"{report.stem}_figures")
 
 
 def figures(scores: xr.Dataset, folder: Path | str) -> list[Path]:
