@@ -60,8 +60,9 @@ SECTIONS = (
         SKILL,
         "Gain in CSI over the baselines",
         "CSI less that of the baseline on the same cases, with the band of the paired bootstrap. "
-        "A filled marker is significant (p < 0.05 after Holm's correction), an empty one is not. A "
-        "pair is drawn once.",
+        "A filled marker is significant (p < 0.05 after Holm's correction), an empty one is not: "
+        "of a hundred tests none can be with fewer than about 60 blocks, so look at the band, and "
+        "at the test over all lead times above. A pair is drawn once.",
         "A gain that is greatest at the first lead times: what is to be gained there is little, "
         "so look for a look ahead. A gain at low thresholds alone, with a loss of resolution, is "
         "blur.",
