@@ -244,8 +244,6 @@ described, batch_cases, progress
         )
     blocks = blocks_of_cases(described, base_times)
     groups = Groups(base_times, blocks, regimes_of(described))
-    totals = {name: [Totals(len(groups.names)) for _ in measures] for name in compared}
-    told = Told(list(compared), middle(thresholds))
     batches = batches_of_cases(
         compared,
         observed,
@@ -254,34 +252,9 @@ described, batch_cases, progress
         batch_cases=batch_cases,
         progress=progress,
     )
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for loaded, seen in batches:
-            said = {}
-            for name, one in compared.items():
-                started = time.perf_counter()
-                said[name] = issue(one, loaded, seen)
-                told.seconds[name] += time.perf_counter() - started
-            truth = view.observed(_truth(loaded[variable.name], seen, lead_times))
-            for part in _parts(said, truth, variable, baselines):
-                places = groups.of(part[next(iter(part))].forecast["base_time"].to_index())
-
-                def sums(name: str, part: dict[str, Batch] = part) -> list[xr.Dataset]:
-                    return [measure.sums(part[name]) for measure in measures]
-
-                for name, made in zip(part, threads.map(sums, part), strict=True):
-                    for total, one_sums in zip(totals[name], made, strict=True):
-                        total.add(one_sums, places)
-                    told.add(name, part[name], dict(zip(measures, made, strict=True)))
-    by_measure = [
-        xr.concat(
-            [totals[name][place].dataset(groups) for name in compared],
-            dim=xr.Variable("nowcaster", list(compared)),
-            coords="minimal",
-            compat="override",
-            join="exact",
-        )
-        for place in range(len(measures))
-    ]
+    told = Told(list(compared), middle(thresholds))
+    parts = _issued(compared, batches, issue, view, lead_times, told, variable, baselines)
+    by_measure = _summed(list(compared), parts, measures, groups, told)
     used = told.base_times
     held = groups.with_cases(used)
     scores = _as_scores(
@@ -309,6 +282,59 @@ described, batch_cases, progress
             "resampled": resampled,
         }
     )
+
+
+def _issued(
+    compared: Mapping[str, UsesFrames],
+    batches: Iterator[tuple[xr.Dataset, pd.DatetimeIndex]],
+    issue: Issue,
+    view: View,
+    lead_times: pd.TimedeltaIndex,
+    told: Told,
+    variable: Variable,
+    baselines: Sequence[str],
+) -> Iterator[dict[str, Batch]]:
+    """Give what everyone says of a few cases after the other, beside what was observed."""
+    for loaded, seen in batches:
+        said = {}
+        for name, one in compared.items():
+            started = time.perf_counter()
+            said[name] = issue(one, loaded, seen)
+            told.seconds[name] += time.perf_counter() - started
+        truth = view.observed(_truth(loaded[variable.name], seen, lead_times))
+        yield from _parts(said, truth, variable, baselines)
+
+
+def _summed(
+    names: list[str],
+    parts: Iterator[dict[str, Batch]],
+    measures: Sequence[Measure],
+    groups: Groups,
+    told: Told,
+) -> list[xr.Dataset]:
+    """Give the sums of each measure by ``(nowcaster, group)``, a nowcaster in each thread."""
+    totals = {name: [Totals(len(groups.names)) for _ in measures] for name in names}
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for part in parts:
+            places = groups.of(part[names[0]].forecast["base_time"].to_index())
+
+            def sums(name: str, part: dict[str, Batch] = part) -> list[xr.Dataset]:
+                return [measure.sums(part[name]) for measure in measures]
+
+            for name, made in zip(names, threads.map(sums, names), strict=True):
+                for total, one_sums in zip(totals[name], made, strict=True):
+                    total.add(one_sums, places)
+                told.add(name, part[name], dict(zip(measures, made, strict=True)))
+    return [
+        xr.concat(
+            [totals[name][place].dataset(groups) for name in names],
+            dim=xr.Variable("nowcaster", names),
+            coords="minimal",
+            compat="override",
+            join="exact",
+        )
+        for place in range(len(measures))
+    ]
 
 
 def middle(thresholds: Sequence[float]) -> float | None:
