@@ -20,7 +20,7 @@ from nowcast.serving import EndpointNowcaster
 from nowcast.tracking import Tracking, open_any, open_nowcaster
 from nowcast.training import blocks_of
 from nowcast.verification import case_times, standard_measures, verify
-from nowcast.verification.cases import near
+from nowcast.verification.cases import batches_of_cases, near
 from nowcast.verification.comparison import middle
 from nowcast.verification.events import selected
 from nowcast.verification.regimes import describe, worst_cases
@@ -247,7 +247,8 @@ def compare(
         return verify_series(compared, observed, **chosen)
     nowcasters: dict[str, Nowcaster] = dict(compared)  # type: ignore[arg-type]  # no predictors
     if thorough:
-        more |= _smoothed(config, nowcasters, observed, cases, leads)
+        wet = cases[described["wet_share"].sel(base_time=cases).values > 0]
+        more |= _smoothed(config, nowcasters, observed, wet, leads)
     first = {name: one for name, one in nowcasters.items() if name in config.baselines}
     basic = standard_measures(observed, levels, view=looked, basic=True)
     return verify(
@@ -277,22 +278,41 @@ def _smoothed(
     config: Config,
     compared: Mapping[str, Nowcaster],
     observed: xr.Dataset,
-    cases: pd.DatetimeIndex,
+    wet: pd.DatetimeIndex,
     lead_times: pd.TimedeltaIndex,
 ) -> dict[str, Nowcaster]:
-    """Give, for each network of rain, extrapolation as smooth as its nowcasts are."""
+    """Give, for each network of rain, extrapolation as smooth as its nowcasts are, if it rains."""
+    from nowcast.nowcasters.extrapolation import Extrapolation
     from nowcast.nowcasters.smoothed import matched
 
-    wanted = SMOOTHED in config.verification.references
-    if not wanted or known_variable(observed).name not in VARIABLES:
-        return {}
-    some = cases[:: max(1, len(cases) // MATCHED_CASES)][:MATCHED_CASES]
-    return {
-        f"extrapolation, smooth as {name}": matched(
-            one, observed, base_times=some, lead_times=lead_times, like=name
-        )
+    networks = {
+        name: one
         for name, one in compared.items()
         if isinstance(one, NeuralNowcaster | EndpointNowcaster)
+    }
+    wanted = SMOOTHED in config.verification.references and len(wet) and networks
+    if not wanted or known_variable(observed).name not in VARIABLES:
+        return {}
+    places = np.unique(np.linspace(0, len(wet) - 1, MATCHED_CASES).round().astype(int))
+    extrapolation = Extrapolation(**_given(config, "extrapolation"))
+    seen = batches_of_cases(
+        {**networks, "extrapolation": extrapolation},
+        observed,
+        base_times=wet[places],
+        until=pd.Timedelta(0),
+        batch_cases=config.verification.batch_cases,
+    )
+    some = pd.DatetimeIndex([base_time for _, times in seen for base_time in times])
+    return {
+        f"extrapolation, smooth as {name}": matched(
+            one,
+            observed,
+            base_times=some,
+            lead_times=lead_times,
+            like=name,
+            extrapolation=extrapolation,
+        )
+        for name, one in networks.items()
     }
 
 

@@ -283,3 +283,21 @@ def test_a_failed_block_ends_its_run_as_failed(trained):
 def test_a_candidate_that_saw_the_future_is_not_promoted(tmp_path):
     with pytest.raises(TrackingError, match="models:/nowcast/1 used frames after the base time"):
         _promote(Tracking(tmp_path), "models:/nowcast/1", peeking=True, candidate=0.9)
+
+
+def test_dry_cases_have_no_smoothed_extrapolation_and_are_scored(
+    trained, small_config, small_observed
+):
+    from nowcast import experiments
+
+    tracking, made = trained
+    config = small_config.replace(["verification.steps_members=2", "verification.most_cases=3"])
+    compared = experiments.comparables(config, [f"net={made.uri}"], tracking)
+    wet = experiments.compare(config, compared, small_observed, block=None)
+    assert "extrapolation, smooth as net" in wet["nowcaster"].values
+    assert "extrapolation, smooth as net" in wet.attrs["references"]
+    still = small_observed.copy(deep=True)
+    still["rain_rate"][:] = 0.0
+    dry = experiments.compare(config, compared, still, block=None)
+    assert "extrapolation, smooth as net" not in dry["nowcaster"].values
+    assert dry["rmse"].sel(nowcaster="persistence").max() == 0.0

@@ -291,3 +291,25 @@ def test_no_case_is_an_error(observed, baselines):
             lead_times=LEADS,
             every=pd.Timedelta("10min"),
         )
+
+
+@pytest.mark.parametrize("fault", [KeyError, ConnectionError])
+def test_only_a_missing_frame_accuses_of_seeing_the_future_and_no_lost_server(
+    observed, baselines, fault
+):
+    class Failing:
+        input_frames, step = 1, pd.Timedelta("10min")
+
+        def nowcast(self, observed, *, base_times, lead_times):
+            if observed["time"].to_index()[-1] == base_times[-1]:
+                raise fault("without the future")
+            return open_nowcaster("persistence").nowcast(
+                observed, base_times=base_times, lead_times=lead_times
+            )
+
+    compared = {**baselines, "failing": Failing()}
+    if fault is ConnectionError:
+        with pytest.raises(ConnectionError, match="without the future"):
+            _verify(compared, observed)
+    else:
+        assert _verify(compared, observed)["sees_future"].values.tolist() == [False, False, True]
