@@ -148,8 +148,10 @@ def check_same_protocol(scores: Mapping[str, xr.Dataset]) -> None:
     Raises
     ------
     ProtocolError
-        Naming the two, and each field in which their protocols differ.
+        Naming the two, and each field in which their protocols differ; or if there are none.
     """
+    if not scores:
+        raise ProtocolError("no scores were given; name runs of verifications, or their files")
     protocols = {name: protocol_of(one) for name, one in scores.items()}
     first, *others = protocols
     for other in others:

@@ -114,6 +114,8 @@ def test_a_protocol_changed_by_hand_is_found_out(scores, tmp_path):
         pytest.raises(ProtocolError, match="changed by hand"),
     ):
         protocol_of(read)
+    with pytest.raises(ProtocolError, match="no scores were given"):
+        combine({})
     with pytest.raises(ProtocolError, match="no protocol"):
         check_same_protocol({"a": scores.drop_attrs()})
 
