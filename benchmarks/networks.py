@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON")
     given = parser.parse_args()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    with _process() as process:
+    with fresh_process() as process:
         machine = process.submit(_machine).result()
     print(json.dumps(machine, indent=2), flush=True)
     figures: dict[str, Any] = {"machine": machine}
@@ -255,13 +255,13 @@ def measure(case: Case, rounds: int, peak_tflops: float | None, profile: bool) -
             if variant == "torch" and find_spec("torch") is None:
                 figures[variant] = {"skipped": MISSING_TORCH}
                 continue
-            processes[variant] = stack.enter_context(_process())
+            processes[variant] = stack.enter_context(fresh_process())
             figures[variant] = processes[variant].submit(_start, case, variant).result()
         for what in ("inference", "training"):
             timings: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
             for _ in range(rounds):
                 for variant, process in processes.items():
-                    timings[variant].append(process.submit(_time, what).result())
+                    timings[variant].append(process.submit(timed, what).result())
             for variant, pairs in timings.items():
                 wall, cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
                 figures[variant] |= {f"{what}_ms": 1e3 * wall, f"{what}_cpu_ms": 1e3 * cpu}
@@ -307,7 +307,7 @@ def _ratios(figures: dict[str, Any]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _process() -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+def fresh_process() -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     """Give a fresh process that keeps what it has built."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
@@ -316,7 +316,7 @@ def _process() -> Iterator[concurrent.futures.ProcessPoolExecutor]:
 
 # What follows runs in the process of a variant.
 
-_steps: dict[str, Callable[[], Any]] = {}
+prepared: dict[str, Callable[[], Any]] = {}
 _resident = 0.0
 
 
@@ -351,7 +351,7 @@ def _start(case: Case, variant: str) -> dict[str, Any]:
     prepare = _plain_torch if variant == "torch" else _keras
     started = time.perf_counter()
     parameters = prepare(case, variant, frames)
-    for step in _steps.values():
+    for step in prepared.values():
         step()
     return {"parameters": parameters, "first_s": time.perf_counter() - started}
 
@@ -367,8 +367,8 @@ def _keras(case: Case, variant: str, frames: np.ndarray) -> int:
     network.compile(keras.optimizers.RMSprop(1e-3), loss="mse", jit_compile=case.jit)
     shape = (case.batch, *network.output_shape[1:])
     targets = np.random.default_rng(1).random(shape, np.float32)  # zeros end in denormal numbers
-    _steps["inference"] = lambda: network.predict_on_batch(frames)
-    _steps["training"] = lambda: network.train_on_batch(frames, targets)
+    prepared["inference"] = lambda: network.predict_on_batch(frames)
+    prepared["training"] = lambda: network.train_on_batch(frames, targets)
     return int(network.count_params())
 
 
@@ -423,15 +423,15 @@ def _plain_torch(case: Case, variant: str, frames: np.ndarray) -> int:  # noqa: 
         optimiser.step()
         return float(loss.detach())
 
-    _steps["inference"], _steps["training"] = infer, train
+    prepared["inference"], prepared["training"] = infer, train
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _time(what: str) -> tuple[float, float]:
+def timed(what: str) -> tuple[float, float]:
     """Give the seconds of a step, by the clock and of all processors."""
     steps, started, used = 0, time.perf_counter(), time.process_time()
     while not steps or time.perf_counter() - started < SECONDS:
-        _steps[what]()
+        prepared[what]()
         steps += 1
     return (time.perf_counter() - started) / steps, (time.process_time() - used) / steps
 
@@ -459,7 +459,7 @@ def _profile(most: int = 15) -> dict[str, float] | str:
         import torch
 
         with torch.profiler.profile() as profile:
-            _steps["training"]()
+            prepared["training"]()
         totals = Counter({row.key: row.self_cpu_time_total / 1e3 for row in profile.key_averages()})
     else:
         return "skipped: no list of operations under jax; use jax.profiler.trace"
@@ -473,7 +473,7 @@ def _profile_tensorflow() -> Counter[str]:
     totals: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
-            _steps["training"]()
+            prepared["training"]()
         for path in Path(folder).rglob("*.xplane.pb"):
             space = xplane_pb2.XSpace.FromString(path.read_bytes())
             for plane in space.planes:

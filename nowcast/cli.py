@@ -45,6 +45,7 @@ Dask = Annotated[
     str,
     Parameter(help="Where Dask computes: threads, local (a cluster here), or tcp://HOST:PORT."),
 ]
+Sources = Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
 
@@ -211,7 +212,7 @@ def prepare(
     /,
     *,
     set_: Settings = None,
-    observations: str = "",
+    observations: Sources = None,
     source: str = "",
     dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
@@ -228,7 +229,8 @@ def prepare(
     set_
         A setting instead of the file's.
     observations
-        Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
+        Archives, NetCDF/Zarr paths or radar files instead of the settings' data.observations;
+        several grids are put on one canvas.
     source
         Which source of an archive.
     work
@@ -242,7 +244,7 @@ def prepare(
 
     settings = _config(config, set_)
     with _progress("prepare") as progress, computing(dask, say=_say, progress=progress):
-        observed = experiments.observations(settings, observations, source=source)
+        observed = experiments.observations(settings, observations or "", source=source)
         cache = trainings.prepare(settings, observed, work=work).cache
     if as_json:
         _json(cache.summary())
@@ -257,8 +259,9 @@ def train(
     /,
     *,
     set_: Settings = None,
-    observations: str = "",
+    observations: Sources = None,
     source: str = "",
+    start: Annotated[str, Parameter(name="--from")] = "",
     dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -274,9 +277,13 @@ def train(
     set_
         A setting instead of the file's.
     observations
-        Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
+        Archives, NetCDF/Zarr paths or radar files instead of the settings' data.observations;
+        several grids are put on one canvas.
     source
         Which source of an archive.
+    start
+        Nowcaster whose weights the training goes on from, on data of one's own: its name, folder
+        or model. Its network, scale and window count instead of the settings'.
     work
         Folder of runs, models and caches.
     as_json
@@ -288,10 +295,16 @@ def train(
 
     settings = _config(config, set_)
     tracking = _tracking(work)
+    before = experiments.network_of(start, settings, tracking) if start else None
+    settings = experiments.continuing(settings, before) if before else settings
     with computing(dask, say=_say):
-        observed = experiments.observations(settings, observations, source=source)
+        observed = experiments.observations(settings, observations or "", source=source)
         trained = trainings.train(
-            settings, observed, tracking=tracking, verbose=0 if as_json else _bar()
+            settings,
+            observed,
+            tracking=tracking,
+            start=before,
+            verbose=0 if as_json else _bar(),
         )
     made = {"uri": trained.uri, "run_id": trained.run_id, "folder": str(trained.folder)}
     if as_json:
@@ -299,6 +312,55 @@ def train(
         return
     print(f"trained {trained.uri or trained.folder} (run {trained.run_id})")
     print(f"saved in {trained.folder}")
+
+
+@app.command
+def study(
+    file: Path,
+    /,
+    *,
+    set_: Settings = None,
+    observations: Sources = None,
+    source: str = "",
+    dask: Dask = THREADS,
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> int:
+    """Train and score runs that differ in one thing each, at an equal budget; see docs/studies.md.
+
+    The same command goes on with a study that was killed, and does no run twice. Exits with 1 if a
+    run failed.
+
+    Example: nowcast study losses.toml --observations train.nc
+
+    Parameters
+    ----------
+    file
+        TOML file of the study.
+    set_
+        A setting of every run instead of the settings file's.
+    observations
+        Archives, NetCDF/Zarr paths or radar files instead of the settings' data.observations;
+        several grids are put on one canvas.
+    source
+        Which source of an archive.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print the rows as JSON.
+    """
+    from nowcast import experiments, studies
+    from nowcast.clusters import computing
+
+    opened = studies.open_study(file, set_)
+    tracking = _tracking(work)
+    with computing(dask, say=_say):
+        observed = experiments.observations(opened.reference, observations or "", source=source)
+        results = studies.run(
+            opened, observed, tracking=tracking, say=_say, verbose=0 if as_json else _bar()
+        )
+    _json(studies.as_json(results)) if as_json else print(studies.table(results))
+    return FAILURE if results.failed else 0
 
 
 @app.command
@@ -316,6 +378,7 @@ def verify(
     points: Path | None = None,
     areas: Path | None = None,
     accumulate: Annotated[bool, Parameter(negative=())] = False,
+    members: int | None = None,
     out: Path | None = None,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -349,6 +412,9 @@ def verify(
         Score what is at the points of a CSV file, or the means over the areas of a GeoJSON file.
     accumulate
         Score the rain amount since the base time; thresholds are in mm then.
+    members
+        Also score each network that gives probabilities with so many members drawn from them:
+        their spread and ranks, and amounts, which probabilities say nothing of.
     out
         File for the scores (netCDF); the report (HTML) and its figures go beside it.
     work
@@ -363,7 +429,7 @@ def verify(
     settings = _config(config, set_)
     tracking = _tracking(work)
     observed = experiments.observations(settings, observations, source=source)
-    compared = experiments.comparables(settings, nowcaster or [], tracking)
+    compared = experiments.comparables(settings, nowcaster or [], tracking, members=members)
     with tracking.run(settings.experiment, "verification") as run:
         with _progress("verify") as progress:
             scores = experiments.compare(
@@ -610,6 +676,75 @@ def calibrate(
 
 
 @app.command
+def retrain(
+    config: Path,
+    /,
+    *,
+    out: Path,
+    set_: Settings = None,
+    observations: Sources = None,
+    source: str = "",
+    start: Annotated[str, Parameter(name="--from")] = "",
+    split: str = "validation+test",
+    most_bias: float = 1.2,
+    dask: Dask = THREADS,
+    work: Work = DEFAULT_WORK,
+    as_json: Json = False,
+) -> None:
+    """Train, calibrate on what was not trained on, and save: as the shipped nowcasters were made.
+
+    Killed at any time, the same command goes on.
+
+    Example: nowcast retrain configs/lagrangian-taasrad19.toml --observations train.nc --out mine
+
+    Parameters
+    ----------
+    config
+        TOML file of settings, with the head exceedance.
+    out
+        Folder of the nowcaster, replaced if it is there.
+    set_
+        A setting instead of the file's.
+    observations
+        Archives, NetCDF/Zarr paths or radar files instead of the settings' data.observations;
+        several grids are put on one canvas.
+    source
+        Which source of an archive.
+    start
+        Nowcaster whose weights the training goes on from, as of `train`.
+    split
+        Blocks of the settings that are calibrated on, with + between.
+    most_bias
+        Frequency bias of the field at most, on these.
+    work
+        Folder of runs, models and caches.
+    as_json
+        Print what was made as JSON.
+    """
+    from nowcast import experiments
+    from nowcast import retraining as retrainings
+    from nowcast.clusters import computing
+
+    settings = _config(config, set_)
+    tracking = _tracking(work)
+    before = experiments.network_of(start, settings, tracking) if start else None
+    settings = experiments.continuing(settings, before) if before else settings
+    with computing(dask, say=_say):
+        observed = experiments.observations(settings, observations or "", source=source)
+        made = retrainings.retrain(
+            settings,
+            observed,
+            tracking=tracking,
+            out=out,
+            split=split,
+            most_bias=most_bias,
+            start=before,
+            verbose=0 if as_json else _bar(),
+        )
+    _json({"folder": str(made.folder), "trained": str(made.trained)}) if as_json else print(out)
+
+
+@app.command
 def promote(
     *,
     config: Path | None = None,
@@ -724,6 +859,7 @@ def issue(
     source: str = "",
     base_time: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     lead_times: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    members: int | None = None,
     endpoint: str = "",
     out: Path,
     config: Path | None = None,
@@ -747,6 +883,8 @@ def issue(
         UTC; by default the last frame.
     lead_times
         In minutes, instead of every step of the nowcaster's or the settings' window.
+    members
+        How many are drawn from the nowcaster's probabilities, and issued instead of its field.
     endpoint
         Address that serves the nowcaster, such as http://127.0.0.1:5001; it computes there.
     out
@@ -761,6 +899,7 @@ def issue(
         Print the files as JSON.
     """
     from nowcast import experiments, issuing
+    from nowcast.nowcasters.members import Draw, WithMembers
 
     settings = _config(config, set_)
     observed = experiments.observations(settings, observations, source=source)
@@ -768,6 +907,13 @@ def issue(
     leads = _minutes(lead_times)
     if leads is None:
         leads = experiments.lead_times_of(settings, opened, observed)
+    if members is not None and endpoint:
+        raise ValueError(
+            "an endpoint answers with its field alone, and members are drawn from probabilities; "
+            "leave --endpoint out, or --members"
+        )
+    if members is not None:
+        opened = WithMembers(opened, Draw(members=members))
     files = issuing.issue(
         opened,
         observed,

@@ -17,7 +17,18 @@ from nowcast.rainrate import Transform
 PERIODIC = "periodic"  # the nowcaster that every variable with a cycle is compared with
 
 HeadKind = Literal["field", "fraction", "exceedance", "quantiles", "series", "classes"]
-LossKind = Literal["mse", "mae", "balanced", "b_mse", "b_mae", "cross_entropy", "crps", "quantile"]
+LossKind = Literal[
+    "mse",
+    "mae",
+    "balanced",
+    "b_mse",
+    "b_mae",
+    "cross_entropy",
+    "crps",
+    "quantile",
+    "ordinal",
+    "ordinal_heavy",
+]
 
 
 class Section(BaseModel):
@@ -71,7 +82,8 @@ class TransformSection(Section):
 class DataSection(Section):
     """Where observations come from."""
 
-    observations: str = "synthetic"  # or an archive folder, a NetCDF/Zarr path, raw radar files
+    # An archive folder, a NetCDF/Zarr path or raw radar files; several: each grid on one canvas.
+    observations: str | tuple[str, ...] = "synthetic"
     source: str = ""  # which source of an archive that holds several
     coarsen: int = Field(1, ge=1)  # pixels averaged along y and along x; missing ones respected
     leave_out: tuple[str, ...] = ()  # frames with one of these quality flags, such as "frozen"
@@ -111,13 +123,15 @@ class WindowSection(Section):
 class SplitSection(Section):
     """Blocks of time for training, validation and test, none sharing a frame or its echo.
 
-    Give either the fractions (in time order: training first, test last) or all three periods, as
-    ``"2010-08-26T00:00/2010-08-26T05:00"``.
+    Give either the fractions (in time order: training first, test last; or dealt in stretches of
+    some hours, so that each block has all seasons) or all three periods, as
+    ``"2010-08-26T00:00/2010-08-26T05:00"``, several with spaces between.
     """
 
     validation_fraction: float = Field(0.15, gt=0, lt=1)
     test_fraction: float = Field(0.15, gt=0, lt=1)
     guard_minutes: int = Field(60, ge=0)  # left unused between two blocks
+    stretch_hours: float = Field(0.0, ge=0)  # dealt in turn to the three blocks; 0: in time order
     train: str = ""
     validation: str = ""
     test: str = ""
@@ -148,11 +162,16 @@ class TrainingSection(Section):
 
     epochs: int = Field(3, ge=1)
     steps_per_epoch: int = Field(0, ge=0)  # 0: every window once
+    validation_windows: int = Field(0, ge=0)  # evenly among those of the block; 0: all
     batch_size: int = Field(8, ge=1)
     crop_pixels: int = Field(0, ge=0)  # side of the squares trained on; 0: the whole grid
     sampling: Literal["uniform", "wet", "intense"] = "uniform"  # which windows come more often
     augment: bool = False  # flips and, of squares, quarter turns of what is trained on
     workers: int = Field(2, ge=1)  # threads that read batches; no number changes by them
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"  # of layers
+    devices: int = Field(
+        1, ge=1
+    )  # among which each batch is shared out; more need KERAS_BACKEND=jax
     steps_per_execution: int = Field(1, ge=1)  # between which the learning rate stands still
     optimizer: Literal["adam", "rmsprop"] = "adam"  # gradients of adam are cut at a norm of 1
     learning_rate: float = Field(3e-3, gt=0)  # at first

@@ -9,11 +9,12 @@ import pandas as pd
 import xarray as xr
 
 from nowcast import nowcasters as known
-from nowcast.config import PERIODIC, Config, ConfigError, VerificationSection
+from nowcast.config import PERIODIC, Config, ConfigError, VerificationSection, validate
 from nowcast.conventions import VARIABLES, check_observations, known_variable
 from nowcast.data.labels import LABEL
 from nowcast.frames import Block, step_of
 from nowcast.nowcasters import Nowcaster
+from nowcast.nowcasters.members import Draw, WithMembers
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.predictors import SequencePredictor
 from nowcast.serving import EndpointNowcaster
@@ -35,32 +36,49 @@ from nowcast.verification.views import Fields, View
 SYNTHETIC = "synthetic"
 STEPS, SMOOTHED = "steps", "smoothed"  # references of a verification
 MATCHED_CASES = 16  # on which a smoothed extrapolation is made as smooth as a network
+MOST_VALUES = 250_000_000  # of all fields of a batch together, 1 GB; a single case may have more
 
 Comparable = Nowcaster | SequencePredictor
 
 
-def observations(config: Config, path: str | list[str] = "", *, source: str = "") -> xr.Dataset:
+def observations(config: Config, path: str | Sequence[str] = "", *, source: str = "") -> xr.Dataset:
     """Open the observations that the settings name, or those at a path, on the settings' grid.
+
+    Of several sources, each is filtered and coarsened on the grid that it came on; if they lie on
+    different grids, these are put on one canvas, `nowcast.data.grids.on_one_canvas`.
 
     Parameters
     ----------
     config
         Of the experiment.
     path
-        Instead of ``data.observations``: an archive, a NetCDF/Zarr path or raw radar files.
+        Instead of ``data.observations``: an archive, a NetCDF/Zarr path or raw radar files, or
+        several of these.
     source
         Instead of ``data.source``.
     """
-    from nowcast.data.grids import coarsen
-    from nowcast.data.observations import open_observations
+    from nowcast.data.grids import on_one_canvas
+    from nowcast.data.observations import open_by_grid, open_observations
 
     where = path or config.data.observations
+    if not isinstance(where, str) and len(where) == 1:
+        where = where[0]
     if where == SYNTHETIC:
         made = check_observations(synthetic(config), config.variable.variable)
-        return coarsen(_filtered(config, made), config.data.coarsen)
-    observed = open_observations(
-        where, source=source or config.data.source, variable=config.variable.variable
-    )
+        return _as_settings_say(config, made)
+    source, variable = source or config.data.source, config.variable.variable
+    if isinstance(where, str):
+        observed = open_observations(where, source=source, variable=variable)
+        return _as_settings_say(config, observed)
+    opened = open_by_grid(where, source=source, variable=variable)
+    parts = [_as_settings_say(config, part) for part in opened]
+    return parts[0] if len(parts) == 1 else on_one_canvas(parts, apart=config.window.step)
+
+
+def _as_settings_say(config: Config, observed: xr.Dataset) -> xr.Dataset:
+    """Filter and coarsen observations that lie on one grid."""
+    from nowcast.data.grids import coarsen
+
     return coarsen(_filtered(config, observed), config.data.coarsen)
 
 
@@ -101,7 +119,9 @@ def nowcasters(config: Config, uris: list[str], tracking: Tracking) -> dict[str,
     return {name: open_nowcaster(name, tracking, **_given(config, name))[0] for name in names}
 
 
-def comparables(config: Config, uris: list[str], tracking: Tracking) -> dict[str, Comparable]:
+def comparables(
+    config: Config, uris: list[str], tracking: Tracking, *, members: int | None = None
+) -> dict[str, Comparable]:
     """Open what a verification compares: the settings' baselines first, then the named ones.
 
     Predictors of a series are compared with nowcasters, those of labels with none.
@@ -114,11 +134,14 @@ def comparables(config: Config, uris: list[str], tracking: Tracking) -> dict[str
         Names, folders or models of the registry; ``NAME=URI`` gives one a name for the tables.
     tracking
         Where the registry is.
+    members
+        How many are drawn from the probabilities of each network that gives any, which is then
+        compared with them as well, as ``NAME, N members``; None: nothing is drawn.
 
     Raises
     ------
     ConfigError
-        If two have one name.
+        If two have one name, or members are to be drawn and no network gives probabilities.
     """
     named: dict[str, Comparable] = {}
     for text in uris:
@@ -126,9 +149,25 @@ def comparables(config: Config, uris: list[str], tracking: Tracking) -> dict[str
         if name in named or (name != uri and name in config.baselines):
             raise ConfigError(f"two nowcasters are called {name!r}; give one another NAME=URI")
         named[name] = open_any(uri, tracking, **_given(config, uri))[0]
-    if _predictors(named, "classes"):
-        return named
-    return {**nowcasters(config, [], tracking), **named}
+    if not _predictors(named, "classes"):
+        named = {**nowcasters(config, [], tracking), **named}
+    return named if members is None else _with_members(named, Draw(members=members))
+
+
+def _with_members(compared: Mapping[str, Comparable], draw: Draw) -> dict[str, Comparable]:
+    """Give what is compared, and after each network with probabilities the same with members."""
+    drawn: dict[str, Comparable] = {}
+    for name, one in compared.items():
+        drawn[name] = one
+        if isinstance(one, NeuralNowcaster) and one.settings.head.kind == "exceedance":
+            drawn[f"{name}, {draw.members} members"] = WithMembers(one, draw)
+    if len(drawn) == len(compared):
+        raise ConfigError(
+            f"members are drawn from probabilities of thresholds, and none of {', '.join(drawn)} "
+            "is a network that gives these; name one that was trained with "
+            "network.head=exceedance, or leave --members out"
+        )
+    return drawn
 
 
 def _name_of(text: str) -> tuple[str, str]:
@@ -151,6 +190,7 @@ def _given(config: Config, name: str) -> dict[str, Any]:
         "persistence": {"step": window.step},
         "extrapolation": {"step": window.step, "input_frames": min(window.input_frames, 3)},
         STEPS: {"step": window.step, "members": config.verification.steps_members},
+        "pretrained": {"variable": config.variable.name},
     }
     return settings.get(name, cycle_of(config, name))
 
@@ -240,7 +280,7 @@ def compare(
         "split": f"{split} {block}".strip() if block else "all",
         "selection": _selection(section),
         "described": described,
-        "batch_cases": section.batch_cases,
+        "batch_cases": _batch_cases(section, [*compared.values(), *more.values()], observed, leads),
         "progress": (lambda done: progress(done, len(cases))) if progress else None,
     }
     if series:
@@ -259,6 +299,18 @@ def compare(
         measures=None if thorough else basic,
         **chosen,
     )
+
+
+def _batch_cases(
+    section: VerificationSection,
+    compared: Sequence[Comparable],
+    observed: xr.Dataset,
+    lead_times: pd.TimedeltaIndex,
+) -> int:
+    """Give how many cases are in memory at a time: fewer where ensembles on a large grid are."""
+    fields = sum(getattr(one, "members", 1) for one in compared)
+    of_case = fields * len(lead_times) * observed.sizes["y"] * observed.sizes["x"]
+    return max(1, min(section.batch_cases, MOST_VALUES // of_case))
 
 
 def _selection(section: VerificationSection) -> str:
@@ -343,6 +395,8 @@ def report(
 ) -> Path:
     """Write the report of a verification, with animations of the champion's worst cases.
 
+    A network with members drawn is none that could be promoted, and so not the champion.
+
     Parameters
     ----------
     scores
@@ -361,7 +415,8 @@ def report(
     """
     from nowcast.report import figures_of, write_report
 
-    name = champion(scores, among=list(compared))
+    drawn = [name for name, one in compared.items() if isinstance(one, WithMembers)]
+    name = champion(scores, among=[name for name in compared if name not in drawn])
     worst = _worst(scores, name, compared[name], observed, figures_of(path))
     return write_report(scores, path, worst=worst, title=f"Verification of {name}")
 
@@ -393,6 +448,47 @@ def _worst(
     return drawn
 
 
+def network_of(uri: str, config: Config, tracking: Tracking) -> NeuralNowcaster:
+    """Open a nowcaster whose weights are wanted.
+
+    Raises
+    ------
+    ConfigError
+        If it has none.
+    """
+    one, _ = open_nowcaster(uri, tracking, **_given(config, uri))
+    if not isinstance(one, NeuralNowcaster):
+        raise ConfigError(
+            f"{uri!r} has no weights to go on from; give a trained nowcaster: pretrained, its "
+            "folder, or a model of the registry"
+        )
+    return one
+
+
+def continuing(config: Config, nowcaster: NeuralNowcaster) -> Config:
+    """Give settings that train on from a nowcaster: its network, scale and window are taken."""
+    settings = nowcaster.settings
+    window, head = settings.window, settings.head
+    taken = {
+        "variable": {**vars(settings.variable), "period_hours": config.variable.period_hours},
+        "transform": vars(settings.transform),
+        "window": {
+            "input_frames": window.input_frames,
+            "lead_frames": window.lead_frames,
+            "step_minutes": round(window.step / pd.Timedelta(minutes=1)),
+        },
+        "network": {
+            "name": settings.network,
+            "settings": settings.network_settings,
+            "channels": settings.channels,
+            "head": head.kind,
+            "levels": head.levels,
+            "points": settings.points,
+        },
+    }
+    return validate({**config.model_dump(exclude_unset=True), **taken}, source="--from")
+
+
 def calibrated(
     config: Config,
     uri: str,
@@ -411,7 +507,7 @@ def calibrated(
     """
     from nowcast.nowcasters.neural import calibrate
 
-    one, _ = open_nowcaster(uri, tracking)
+    one, _ = open_nowcaster(uri, tracking, **_given(config, uri))
     if not isinstance(one, NeuralNowcaster) or one.settings.head.kind != "exceedance":
         kind = one.settings.head.kind if isinstance(one, NeuralNowcaster) else "no network"
         raise ConfigError(
@@ -477,6 +573,8 @@ def block(
 ) -> Block | None:
     """Give the block of time that a period or the name of a split asks for; None for all times.
 
+    Several names with ``+`` between, such as ``validation+test``, are taken together.
+
     Raises
     ------
     ValueError
@@ -489,9 +587,17 @@ def block(
     if not split:
         return None
     blocks = blocks_of(config, observed)
-    if split not in blocks:
-        raise ConfigError(f"unknown split {split!r}; known are {', '.join(blocks)}")
-    return blocks[split]
+    parts = split.split("+")
+    for part in parts:
+        if part not in blocks:
+            known = ", ".join(blocks)
+            raise ConfigError(
+                f"unknown split {part!r}; known are {known}, or several with + between"
+            )
+    if len(parts) == 1:
+        return blocks[split]
+    pieces = [piece for part in parts for piece in blocks[part].pieces or (blocks[part],)]
+    return Block.of(tuple(sorted(pieces, key=lambda piece: piece.start)))
 
 
 def opened(
@@ -514,7 +620,8 @@ def opened(
     endpoint
         Address that serves it, if it shall compute there.
     """
-    nowcaster, provenance = open_nowcaster(uri, tracking, **cycle_of(config, uri))
+    given = _given(config, uri) if uri == "pretrained" else cycle_of(config, uri)
+    nowcaster, provenance = open_nowcaster(uri, tracking, **given)
     if not endpoint:
         return nowcaster, provenance
     if not isinstance(nowcaster, NeuralNowcaster):

@@ -10,7 +10,7 @@ import itertools
 import math
 import weakref
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from nowcast.cache import Cache
 CROP_TRIES = 4  # random squares among which the wettest is trained on
 ALIKE = 0.2  # part of a window's chance to be drawn that is the same for all
 ALIGNMENT = 64  # bytes, of arrays that TensorFlow and JAX take over as they are
+EPOCH = pd.Timestamp(0)
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 LOWEST_CODE = 1  # of a pixel at the lowest valid value, such as dry; above it there is something
 
 
@@ -54,33 +56,80 @@ class Window:
         return pd.TimedeltaIndex([self.step * step for step in steps])
 
 
-class Block(NamedTuple):
-    """A block of time, both ends included."""
+@dataclass(frozen=True)
+class Block:
+    """A block of time, both ends included; or several, no window of which reaches over two.
+
+    Parameters
+    ----------
+    start, end
+        Of the first and of the last.
+    pieces
+        Of which it is made; none where it is one.
+
+    Examples
+    --------
+    >>> days = Block.parse("2024-05-01/2024-05-02 2024-05-04/2024-05-05")
+    >>> times = pd.to_datetime(["2024-05-01T12:00", "2024-05-03T12:00", "2024-05-04T12:00"])
+    >>> days.holds(times, times).tolist()
+    [True, False, True]
+    """
 
     start: pd.Timestamp
     end: pd.Timestamp
+    pieces: tuple["Block", ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Block":
-        """Read ``2010-08-26T00:00/2010-08-26T05:00`` (UTC).
+        """Read ``2010-08-26T00:00/2010-08-26T05:00`` (UTC), or several with spaces between.
 
         Raises
         ------
         ValueError
-            If it is not two times with a slash between, the first before the second.
+            If one is not two times with a slash between, the first before the second, or they are
+            not in order.
         """
-        try:
-            start, end = (pd.Timestamp(part) for part in text.split("/"))
-        except ValueError as error:
-            raise ValueError(f"{text!r} is no period; write START/END, as ISO times") from error
-        if start.tz is not None or end.tz is not None:
-            start, end = (time.tz_convert(None) if time.tz else time for time in (start, end))
-        if not start < end:
-            raise ValueError(f"the period {text!r} must start before it ends")
-        return cls(start, end)
+        pieces = tuple(map(_period, text.split() or [text]))
+        return pieces[0] if len(pieces) == 1 else cls.of(pieces)
+
+    @classmethod
+    def of(cls, pieces: tuple["Block", ...]) -> "Block":
+        """Join blocks that follow one another in time.
+
+        Raises
+        ------
+        ValueError
+            If two overlap or are out of order.
+        """
+        for earlier, later in itertools.pairwise(pieces):
+            if later.start <= earlier.end:
+                raise ValueError(
+                    f"periods must follow one another; {later} begins before {earlier} ends"
+                )
+        return cls(pieces[0].start, pieces[-1].end, pieces)
+
+    def holds(self, first: pd.DatetimeIndex, last: pd.DatetimeIndex) -> np.ndarray:
+        """Tell which stretches of time, from `first` to `last` each, lie inside of one piece."""
+        inside = [(first >= one.start) & (last <= one.end) for one in self.pieces or (self,)]
+        held: np.ndarray = np.any(inside, axis=0)
+        return held
 
     def __str__(self) -> str:
+        if self.pieces:
+            return " ".join(map(str, self.pieces))
         return f"{self.start.isoformat()}/{self.end.isoformat()}"
+
+
+def _period(text: str) -> Block:
+    try:
+        start, end = (pd.Timestamp(part) for part in text.split("/"))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no period; write START/END, as ISO times") from error
+    if start.tz is not None or end.tz is not None:
+        start, end = (time.tz_convert(None) if time.tz else time for time in (start, end))
+    if not start < end:
+        raise ValueError(f"the period {text!r} must start before it ends")
+    return Block(start, end)
 
 
 def step_of(observed: xr.Dataset) -> pd.Timedelta:
@@ -124,7 +173,7 @@ def base_times(
     offsets = window.offsets
     whole = (_positions(times, times, offsets) >= 0).all(axis=1)
     if block is not None:
-        whole &= (times + offsets[0] >= block.start) & (times + offsets[-1] <= block.end)
+        whole &= block.holds(times + offsets[0], times + offsets[-1])
     return pd.DatetimeIndex(times[whole])
 
 
@@ -213,6 +262,68 @@ def split(
     return blocks
 
 
+def deal(
+    observed: xr.Dataset,
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    guard: pd.Timedelta,
+    length: pd.Timedelta,
+) -> dict[str, Block]:
+    """Deal stretches of time in turn to the three blocks, so that each has all seasons.
+
+    Time is cut into stretches of a length, counted from 1970; those with frames are dealt by the
+    golden ratio, which spreads any share of them as evenly as can be. A guard is left unused at
+    the end of each stretch.
+
+    Returns
+    -------
+    dict
+        ``train``, ``validation`` and ``test``.
+
+    Raises
+    ------
+    ValueError
+        If a guard leaves nothing of a stretch, or a block would be empty.
+
+    Examples
+    --------
+    >>> times = pd.date_range("2024-05-01", "2024-05-10", freq="1h", inclusive="left")
+    >>> dealt = deal(
+    ...     xr.Dataset(coords={"time": times}), validation_fraction=0.25, test_fraction=0.2,
+    ...     guard=pd.Timedelta("1h"), length=pd.Timedelta("1D"),
+    ... )
+    >>> {name: [piece.start.day for piece in block.pieces] for name, block in dealt.items()}
+    {'train': [1, 3, 4, 6, 8, 9], 'validation': [2, 5], 'test': [7]}
+    """
+    if guard >= length:
+        raise ValueError(
+            f"a guard of {_minutes(guard)} leaves nothing of stretches of {_minutes(length)}; give "
+            "a shorter guard or longer stretches"
+        )
+    times = observed["time"].to_index()
+    numbers = np.unique((times - EPOCH) // length)
+    shares = {
+        "validation": validation_fraction,
+        "test": test_fraction,
+        "train": 1.0 - validation_fraction - test_fraction,
+    }
+    places = np.arange(1, len(numbers) + 1) * GOLDEN % 1.0
+    dealt = np.searchsorted(np.cumsum(list(shares.values())[:-1]), places, side="right")
+    blocks: dict[str, Block] = {}
+    for name in ("train", "validation", "test"):
+        own = numbers[dealt == list(shares).index(name)]
+        if not len(own):
+            raise ValueError(
+                f"the {name} block would hold none of {len(numbers)} stretches of "
+                f"{_minutes(length)}; give more data, shorter stretches or larger fractions"
+            )
+        starts = [EPOCH + int(number) * length for number in own]
+        ends = [start + length - guard - pd.Timedelta(1, "ns") for start in starts]
+        blocks[name] = Block.of(tuple(map(Block, starts, ends)))
+    return blocks
+
+
 def check_apart(blocks: dict[str, Block]) -> dict[str, Block]:
     """Give back blocks of time of which none overlaps another.
 
@@ -221,7 +332,8 @@ def check_apart(blocks: dict[str, Block]) -> dict[str, Block]:
     ValueError
         Naming the two that do: a score on frames that were trained on means nothing.
     """
-    ordered = sorted(blocks.items(), key=lambda item: item[1].start)
+    pieces = [(name, one) for name, block in blocks.items() for one in block.pieces or (block,)]
+    ordered = sorted(pieces, key=lambda item: item[1].start)
     for (name, block), (other, later) in itertools.pairwise(ordered):
         if later.start <= block.end:
             raise ValueError(f"the {name} block {block} and the {other} block {later} overlap")
@@ -249,15 +361,23 @@ class Plan:
     def __len__(self) -> int:
         return len(self.first)
 
-    def order(self, seed: int | None, epoch: int) -> np.ndarray:
-        """Give the windows of an epoch, as many as there are; without a seed in their order."""
+    def order(self, seed: int | None, epoch: int, *, least: int = 0) -> np.ndarray:
+        """Give the windows of an epoch, as many as there are or more; without a seed in order."""
         everyone = np.arange(len(self))
         if seed is None:
             return everyone
         random = np.random.default_rng((seed, epoch))
         if self.chances is None:
-            return random.permutation(everyone)
-        return random.choice(everyone, size=len(self), p=self.chances)
+            rounds = max(1, -(-least // len(self)))
+            return np.concatenate([random.permutation(everyone) for _ in range(rounds)])
+        return random.choice(everyone, size=max(len(self), least), p=self.chances)
+
+    def thinned(self, most: int) -> "Plan":
+        """Give so many of the windows at most, evenly spread over them, all alike."""
+        if len(self) <= most:
+            return self
+        kept = np.linspace(0, len(self) - 1, most).round().astype(int)
+        return Plan(self.base_times[kept], self.first[kept])
 
     def summary(self) -> dict[str, float]:
         """Give how many windows there are and how unlike their chances, as parts of the mean."""
@@ -350,6 +470,11 @@ class Batches:
         Of order, squares and flips; None keeps the order, and takes the middle square unturned.
     targets : (window, ...)
         Of each window of the plan, instead of its lead frames.
+    motions : (frame, component, y, x)
+        Of each frame of the cache, for networks that see the motion at the base time.
+    least
+        Windows in an epoch at least; where there are fewer they come again, cropped and turned
+        otherwise.
     """
 
     def __init__(
@@ -363,6 +488,8 @@ class Batches:
         augment: bool = False,
         seed: int | None = None,
         targets: np.ndarray | None = None,
+        motions: np.ndarray | None = None,
+        least: int = 0,
     ) -> None:
         if augment and seed is None:
             raise ValueError("flips and turns are drawn by a seed; give one, or augment=False")
@@ -376,20 +503,23 @@ class Batches:
         self._augment = augment
         self._seed = seed
         self.targets = targets
+        self._motions = motions
         self._epoch = 0
-        self._order = plan.order(seed, 0)
+        self._least = least
+        self._order = plan.order(seed, 0, least=least)
         self._memory = _Memory(cache.codes.dtype)
 
     def __len__(self) -> int:
         return -(-len(self._order) // self._batch_size)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
         """Give one batch.
 
         Returns
         -------
         inputs : (batch, frame, y, x)
-            Codes; see `nowcast.cache.Coding`.
+            Codes; see `nowcast.cache.Coding`. With motions a pair, of these and of the motion at
+            the base times, (batch, component, y, x), cropped and turned like the frames.
         targets : (batch, frame, y, x, channel)
             Codes, with one channel as networks give it; or the targets that were given.
         """
@@ -397,31 +527,40 @@ class Batches:
         if not len(chosen):
             raise IndexError(f"there are {len(self)} batches; batch {index} was asked for")
         inputs = self._memory.take((len(chosen), self._input_frames, *self.grid))
-        if self.targets is not None:
-            for place, one in enumerate(chosen):
-                inputs[place] = self._read(int(one))[: self._input_frames]
-            return inputs, self.targets[chosen]
-        targets = self._memory.take((len(chosen), self._lead_frames, *self.grid))
-        for place, one in enumerate(chosen):
-            frames = self._read(int(one))
+        moving = np.zeros((len(chosen), 2, *self.grid), np.float32)
+        leads = 0 if self.targets is not None else self._lead_frames
+        targets = self._memory.take((len(chosen), leads, *self.grid))
+        for place in range(len(chosen)):
+            frames, motion = self._read(index * self._batch_size + place)
             inputs[place] = frames[: self._input_frames]
-            targets[place] = frames[self._input_frames :]
-        return inputs, targets[..., np.newaxis]
+            targets[place] = frames[self._input_frames :][:leads]
+            if motion is not None:
+                moving[place] = motion
+        given = inputs if self._motions is None else (inputs, moving)
+        if self.targets is not None:
+            return given, self.targets[chosen]
+        return given, targets[..., np.newaxis]
 
     def next_epoch(self) -> None:
         """Draw for the next epoch."""
         self._epoch += 1
-        self._order = self._plan.order(self._seed, self._epoch)
+        self._order = self._plan.order(self._seed, self._epoch, least=self._least)
 
-    def _read(self, window: int) -> np.ndarray:
-        """Give the frames of a window, cropped and turned: a view of the file."""
-        first = self._first[window]
+    def _read(self, place: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Give a window of the order, and its motion, cropped and turned: views of the files."""
+        first = self._first[self._order[place]]
         frames = self._codes[first : first + self._input_frames + self._lead_frames]
+        motion = None
+        if self._motions is not None:
+            motion = self._motions[first + self._input_frames - 1]
         if self._seed is None:
-            return _middle(frames, self.grid)
-        random = np.random.default_rng((self._seed, self._epoch, window))
-        frames = _wettest(frames, self.grid, random)
-        return _turned(frames, random) if self._augment else frames
+            rows, columns = _middle(frames, self.grid)
+        else:
+            random = np.random.default_rng((self._seed, self._epoch, place))
+            rows, columns = _wettest(frames, self.grid, random)
+        frames = frames[:, rows, columns]
+        motion = None if motion is None else motion[:, rows, columns]
+        return _turned(frames, motion, random) if self._augment else (frames, motion)
 
 
 class _Memory:
@@ -451,30 +590,47 @@ class _Memory:
         return array.reshape(shape)
 
 
-def _middle(frames: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+def _middle(frames: np.ndarray, grid: tuple[int, int]) -> tuple[slice, slice]:
     top, left = ((have - take) // 2 for have, take in zip(frames.shape[1:], grid, strict=True))
-    return frames[:, top : top + grid[0], left : left + grid[1]]
+    return slice(top, top + grid[0]), slice(left, left + grid[1])
 
 
-def _wettest(frames: np.ndarray, grid: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+def _wettest(
+    frames: np.ndarray, grid: tuple[int, int], random: np.random.Generator
+) -> tuple[slice, slice]:
     """Give the one of some random squares in which most pixels are above the lowest value."""
     room = [have - take + 1 for have, take in zip(frames.shape[1:], grid, strict=True)]
     if room == [1, 1]:
-        return frames
+        return _middle(frames, grid)
     corners = random.integers(room, size=(CROP_TRIES, 2)).tolist()
-    squares = [frames[:, top : top + grid[0], left : left + grid[1]] for top, left in corners]
-    return max(squares, key=lambda square: int(np.count_nonzero(square > LOWEST_CODE)))
+    squares = [(slice(top, top + grid[0]), slice(left, left + grid[1])) for top, left in corners]
+
+    def wet(square: tuple[slice, slice]) -> int:
+        return int(np.count_nonzero(frames[:, square[0], square[1]] > LOWEST_CODE))
+
+    return max(squares, key=wet)
 
 
-def _turned(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _turned(
+    frames: np.ndarray, motion: np.ndarray | None, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Flip along y and x, and swap the two where they are equally long: all turns of a square."""
     flip_y, flip_x, swap = random.integers(2, size=3)
-    frames = frames[:, :: -1 if flip_y else 1, :: -1 if flip_x else 1]
-    return frames.swapaxes(1, 2) if swap and frames.shape[1] == frames.shape[2] else frames
+    swap = swap and frames.shape[1] == frames.shape[2]
+
+    def turned(fields: np.ndarray) -> np.ndarray:
+        fields = fields[:, :: -1 if flip_y else 1, :: -1 if flip_x else 1]
+        return fields.swapaxes(1, 2) if swap else fields
+
+    if motion is None:
+        return turned(frames), None
+    signs = np.array([-1 if flip_x else 1, -1 if flip_y else 1], motion.dtype)
+    motion = turned(motion) * signs[:, None, None]
+    return turned(frames), motion[::-1] if swap else motion
 
 
 def tiles(
-    shape: tuple[int, int], size: tuple[int, int], overlap: int
+    shape: tuple[int, int], size: tuple[int, int], overlap: int, *, rim: int = 0
 ) -> list[tuple[tuple[slice, slice], np.ndarray]]:
     """Give tiles that cover a grid, and the weights by which what they hold adds up to a whole.
 
@@ -486,6 +642,9 @@ def tiles(
         Of every tile.
     overlap
         Pixels that two neighbours share at least; a weight falls to its tile's edge over as many.
+    rim
+        Pixels along a tile's edge, unless it is the grid's, that count for nothing: of these
+        `overlap` holds two.
 
     Returns
     -------
@@ -506,21 +665,23 @@ def tiles(
     cuts = list(zip(shape, size, strict=True))
     if any(tile > whole or (tile < whole and overlap >= tile) for whole, tile in cuts):
         raise ValueError(f"a grid of {shape} cannot be cut into {size} with {overlap} in common")
-    rows, columns = (_pieces(whole, tile, overlap) for whole, tile in zip(shape, size, strict=True))
+    rows, columns = (_pieces(whole, tile, overlap, rim) for whole, tile in cuts)
     return [((row, column), np.outer(tall, wide)) for row, tall in rows for column, wide in columns]
 
 
-def _pieces(whole: int, tile: int, overlap: int) -> list[tuple[slice, np.ndarray]]:
+def _pieces(whole: int, tile: int, overlap: int, rim: int) -> list[tuple[slice, np.ndarray]]:
     """Give the tiles along one axis, and their weights, which add to 1 at every pixel."""
     count = 1 if tile == whole else 1 + -(-(whole - tile) // (tile - overlap))
     starts = np.linspace(0, whole - tile, count).astype(int)
     pieces = [slice(int(start), int(start) + tile) for start in starts]
     ramps = []
     for piece in pieces:
-        inside = np.arange(tile) + 1.0
+        inside = np.maximum(np.arange(tile) + 1.0 - rim, 0.0)
         from_start = inside if piece.start else np.inf
         to_end = inside[::-1] if piece.stop < whole else np.inf
-        ramps.append(np.minimum(np.minimum(from_start, to_end), overlap + 1.0) + np.zeros(tile))
+        ramps.append(
+            np.minimum(np.minimum(from_start, to_end), overlap - 2 * rim + 1.0) + np.zeros(tile)
+        )
     total = np.zeros(whole)
     for piece, ramp in zip(pieces, ramps, strict=True):
         total[piece] += ramp

@@ -116,7 +116,8 @@ class Tracking:
 
         A block that raises ends the run as failed. If the server is lost meanwhile the block goes
         on; `Run.lost` then says why. The run `going_on` is opened again, if the store has it: what
-        was killed and goes on is one run.
+        was killed and goes on is one run. A run that begins within the block of another is its
+        child.
         """
         mlflow = self.connect()
         mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
@@ -127,6 +128,7 @@ class Tracking:
             run_name=name,
             tags={"nowcast.version": __version__, **code_version(), **(tags or {})},
             log_system_metrics=True,
+            nested=True,
         )
         run = Run(mlflow, active.info.run_id, self.work / "runs" / active.info.run_id)
         status = "FAILED"
@@ -186,6 +188,17 @@ class Run:
     def tags(self, values: dict[str, str]) -> None:
         """Set tags."""
         self._send("tags", lambda: self._mlflow.set_tags(values))
+
+    def end_children(self) -> None:
+        """End as killed the children that stand as running, when nobody runs them any more."""
+        self._send("what was killed", self._end_children)
+
+    def _end_children(self) -> None:
+        client = self._mlflow.MlflowClient()
+        within = client.get_run(self.run_id).info.experiment_id
+        asked = f"tags.`mlflow.parentRunId` = '{self.run_id}' and attributes.status = 'RUNNING'"
+        for child in client.search_runs([within], asked):
+            client.set_terminated(child.info.run_id, "KILLED")
 
     def scores(self, scores: xr.Dataset) -> None:
         """Log verification scores: the netCDF file, curves, figures and the protocol's hash."""

@@ -4,11 +4,12 @@
 Dask, logs to MLflow and saves. Batches hold the cache's codes, which become values on the device.
 """
 
+import contextlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,20 @@ from nowcast.config import Config, TrainingSection
 from nowcast.conventions import VARIABLES
 from nowcast.data.labels import classes_of
 from nowcast.data.series import LEAST_OBSERVED, names_of, pixels_of
-from nowcast.frames import Batches, Block, Plan, Window, check_apart, plan, split
+from nowcast.frames import Batches, Block, Plan, Window, check_apart, deal, plan, split
 from nowcast.networks import (
     build,
     check_head,
     grid_multiples,
     initialise,
     load_keras,
+    sees_motion,
     settings_of,
     version_of,
 )
 from nowcast.networks.heads import SEQUENCE_HEADS, Head
 from nowcast.networks.losses import Loss, loss_of
+from nowcast.nowcasters.motions import motions_of
 from nowcast.nowcasters.neural import NeuralNowcaster, NeuralSettings
 from nowcast.plots import learning_curve
 from nowcast.predictors import FREQUENCIES, SequencePredictor
@@ -100,7 +103,13 @@ class Trained:
 
 
 def train(
-    config: Config, observed: xr.Dataset, *, tracking: Tracking, name: str = "", verbose: int = 1
+    config: Config,
+    observed: xr.Dataset,
+    *,
+    tracking: Tracking,
+    name: str = "",
+    start: NeuralNowcaster | None = None,
+    verbose: int = 1,
 ) -> Trained:
     """Train the configured network, log everything to MLflow, save and register the nowcaster.
 
@@ -117,6 +126,9 @@ def train(
         Where runs and models go.
     name
         Of the run; by default the network's.
+    start
+        Whose weights the network starts from; its calibration is not taken over. It must be of the
+        same network, window, head and scale.
     verbose
         0 silent, 1 progress bar, 2 a line per epoch.
 
@@ -128,19 +140,22 @@ def train(
     _check(config, classes_of(observed), grid=(observed.sizes["y"], observed.sizes["x"]))
     tracking.connect()  # a server that does not answer is refused before anything is computed
     prepared = prepare(config, observed, work=tracking.work)
-    checkpoint = checkpoint_of(config, prepared, work=tracking.work)
+    checkpoint = checkpoint_of(config, prepared, work=tracking.work, start=start)
     name = name or config.network.name
     with tracking.run(config.experiment, name, going_on=checkpoint.run_id) as run:
         checkpoint.run_id = run.run_id
         sampled = plan_of(config, prepared, "train")
         sampling = {"kind": config.training.sampling, **sampled.summary()}
-        about = {"data": prepared.provenance, "sampled": sampling}
+        about: dict[str, Any] = {"data": prepared.provenance, "sampled": sampling}
+        if start:
+            about["start"] = {"sha256": start.sha256}
         run.parameters({**config.model_dump(), **about})
         run.text(config.model_dump_json(indent=2), "config.json")
         run.text(sampled.table(), "windows.csv")
         nowcaster = fit(
             config,
             prepared,
+            start=start,
             on_epoch=lambda epoch, figures: run.metrics(figures, step=epoch),
             checkpoint=checkpoint,
             verbose=verbose,
@@ -186,12 +201,14 @@ def blocks_of(config: Config, observed: xr.Dataset) -> dict[str, Block]:
     if section.train:
         names = ("train", "validation", "test")
         return check_apart({name: Block.parse(getattr(section, name)) for name in names})
-    return split(
-        observed,
-        validation_fraction=section.validation_fraction,
-        test_fraction=section.test_fraction,
-        guard=pd.Timedelta(minutes=section.guard_minutes),
-    )
+    shares: dict[str, Any] = {
+        "validation_fraction": section.validation_fraction,
+        "test_fraction": section.test_fraction,
+        "guard": pd.Timedelta(minutes=section.guard_minutes),
+    }
+    if section.stretch_hours:
+        return deal(observed, length=pd.Timedelta(hours=section.stretch_hours), **shares)
+    return split(observed, **shares)
 
 
 def window_of(config: Config) -> Window:
@@ -240,9 +257,11 @@ def plan_of(config: Config, prepared: Prepared, block: str) -> Plan:
             f"training.sampling={sampling!r} is for rain, not {config.variable.name!r}; use uniform"
         )
     try:
-        return plan(prepared.cache, window_of(config), prepared.blocks[block], sampling=sampling)
+        planned = plan(prepared.cache, window_of(config), prepared.blocks[block], sampling=sampling)
     except ValueError as error:
         raise ValueError(f"{block}: {error}") from error
+    most = config.training.validation_windows if block == "validation" else 0
+    return planned.thinned(most) if most else planned
 
 
 def prepare(config: Config, observed: xr.Dataset, *, work: Path) -> Prepared:
@@ -299,7 +318,7 @@ def prepared_of(config: Config, cache: Cache) -> Prepared:
 
 def _within(observed: xr.Dataset, blocks: list[Block]) -> xr.Dataset:
     times = observed["time"].to_index()
-    inside = [(times >= block.start) & (times <= block.end) for block in blocks]
+    inside = [block.holds(times, times) for block in blocks]
     return observed.isel(time=np.flatnonzero(np.any(inside, axis=0)))
 
 
@@ -307,6 +326,7 @@ def fit(
     config: Config,
     prepared: Prepared,
     *,
+    start: NeuralNowcaster | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
     checkpoint: Checkpoint | None = None,
     verbose: int = 1,
@@ -321,6 +341,8 @@ def fit(
         Of the experiment.
     prepared
         The frames.
+    start
+        See `train`.
     on_epoch
         Called after each epoch with its number and figures.
     checkpoint
@@ -332,9 +354,21 @@ def fit(
     Raises
     ------
     ValueError
-        If the loss does not fit the head, the data hold no window for a block, or the training
-        diverges.
+        If the loss does not fit the head, the data hold no window for a block, `start` is of
+        another network, or the training diverges.
     """
+    with spread_over(config.training.devices, batch_size=config.training.batch_size):
+        return _fit(config, prepared, start, on_epoch, checkpoint, verbose)
+
+
+def _fit(
+    config: Config,
+    prepared: Prepared,
+    start: NeuralNowcaster | None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None,
+    checkpoint: Checkpoint | None,
+    verbose: int,
+) -> NeuralNowcaster | SequencePredictor:
     keras = load_keras()
     section, window = config.training, window_of(config)
     transform, loss = config.transform.transform, _loss(config, prepared.cache.classes)
@@ -354,22 +388,28 @@ def fit(
         grid_units=prepared.cache.grid_units,
         channels=config.network.channels,
         points=config.network.points,
-        provenance=_provenance(config, prepared, training),
+        provenance=_provenance(config, prepared, training, start),
     )
     _check_channels(settings.channels, prepared.cache)
-    network = build(
-        settings.network,
-        settings=settings.network_settings,
-        input_frames=window.input_frames,
-        lead_frames=window.lead_frames,
-        grid=settings.padded(settings.grid),
-        head=settings.head,
-        channels=settings.channels,
-    )
-    initialise(settings.network, network, settings.network_settings)
-    model = on_codes(
-        network, loss, coding=prepared.cache.coding, transform=transform, grid=settings.grid
-    )
+    with computing_in(section.precision):
+        network = build(
+            settings.network,
+            settings=settings.network_settings,
+            input_frames=window.input_frames,
+            lead_frames=window.lead_frames,
+            grid=settings.padded(settings.grid),
+            head=settings.head,
+            channels=settings.channels,
+            transform=transform,
+        )
+        # It is of the same precision, by which Keras knows that gradients of 16 bits need scaling.
+        model = on_codes(
+            network, loss, coding=prepared.cache.coding, transform=transform, grid=settings.grid
+        )
+    if start is None:
+        initialise(settings.network, network, settings.network_settings)
+    else:
+        network.set_weights(_weights_for(settings, start))
     model.compile(
         optimizer=_optimizer(section),
         steps_per_execution=section.steps_per_execution,
@@ -383,7 +423,9 @@ def fit(
         training.next_epoch()
     model.fit(
         feed(training, workers=section.workers, limit=steps),
-        validation_data=feed(validation, workers=section.workers),
+        validation_data=feed(
+            validation, workers=section.workers, limit=_whole(validation, section)
+        ),
         epochs=section.epochs,
         initial_epoch=section.epochs if progress.stopped else progress.epochs,
         callbacks=_callbacks(section, on_epoch, steps_in_epoch=steps, checkpoint=checkpoint),
@@ -402,7 +444,36 @@ def fit(
     return kind(settings, weights)
 
 
-def checkpoint_of(config: Config, prepared: Prepared, *, work: Path) -> Checkpoint:
+def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.ndarray]:
+    """Give the weights of a nowcaster, if they fit these settings and mean the same."""
+    names = (
+        "network",
+        "network_version",
+        "network_settings",
+        "head",
+        "variable",
+        "transform",
+        "window",
+        "channels",
+    )
+    for name in names:
+        wanted, found = getattr(settings, name), getattr(start.settings, name)
+        if wanted != found:
+            raise ValueError(
+                f"a training goes on from weights of the same {name}; the settings have {wanted}, "
+                f"the nowcaster {found}; take its settings, or train anew"
+            )
+    if not settings.takes_any_grid and settings.grid != start.settings.grid:
+        raise ValueError(
+            f"network {settings.network!r} takes grids of {start.settings.grid} alone, on which it "
+            f"was trained; the observations have {settings.grid}; train anew"
+        )
+    return start.weights
+
+
+def checkpoint_of(
+    config: Config, prepared: Prepared, *, work: Path, start: NeuralNowcaster | None = None
+) -> Checkpoint:
     """Give the checkpoint of this training and no other: of its settings, data and versions.
 
     Parameters
@@ -413,6 +484,8 @@ def checkpoint_of(config: Config, prepared: Prepared, *, work: Path) -> Checkpoi
         The frames.
     work
         Work directory; checkpoints lie in its ``checkpoints`` folder.
+    start
+        See `train`.
     """
     keras = load_keras()
     identity = {
@@ -421,6 +494,7 @@ def checkpoint_of(config: Config, prepared: Prepared, *, work: Path) -> Checkpoi
         "data": prepared.provenance,
         "network_version": version_of(config.network.name),
         "versions": [__version__, keras.__version__, keras.backend.backend()],
+        **({"start": start.sha256} if start else {}),
     }
     return Checkpoint(work / "checkpoints", identity)
 
@@ -440,6 +514,71 @@ def _check_channels(channels: int, cache: Cache) -> None:
             f"with network.channels=1 a network sees values alone, and {holed} frames have missing "
             "pixels, which it would take for the lowest value; set network.channels=2"
         )
+
+
+def _whole(batches: Batches, section: TrainingSection) -> int:
+    """Give how many batches there are; with several devices, how many that can be shared out."""
+    if section.devices == 1 or len(batches) == 1:
+        return len(batches)
+    return len(batches) - 1
+
+
+@contextlib.contextmanager
+def spread_over(devices: int, *, batch_size: int) -> Iterator[None]:
+    """Have Keras share each batch out to several devices within the block; weights are on each.
+
+    Parameters
+    ----------
+    devices
+        How many; with 1, nothing is done.
+    batch_size
+        Of which each device gets an equal part.
+
+    Raises
+    ------
+    ValueError
+        If the backend cannot, there are fewer devices, or the batch has no equal parts.
+    """
+    if devices == 1:
+        yield
+        return
+    keras = load_keras()
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise ValueError(
+            f"training.devices={devices} needs the backend jax, which shares batches out; "
+            f"it is {backend!r}; set KERAS_BACKEND=jax, or training.devices=1"
+        )
+    known = keras.distribution.list_devices()
+    if len(known) < devices or batch_size % devices:
+        raise ValueError(
+            f"training.devices={devices} needs as many devices and a batch of a multiple of them; "
+            f"there are {len(known)} ({', '.join(known)}), and training.batch_size is {batch_size}"
+        )
+    shared = keras.distribution.DataParallel(devices=known[:devices], auto_shard_dataset=False)
+    keras.distribution.set_distribution(shared)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Have Keras build layers within the block that compute in a precision; weights have 32 bits.
+
+    Parameters
+    ----------
+    precision
+        Keras's name: ``float32``, ``mixed_bfloat16``, ``mixed_float16``.
+    """
+    keras = load_keras()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _optimizer(section: TrainingSection) -> Any:
@@ -467,8 +606,12 @@ def _as_json(settings: Any) -> dict[str, Any]:
     return content
 
 
-def _provenance(config: Config, prepared: Prepared, training: Batches) -> dict[str, str]:
+def _provenance(
+    config: Config, prepared: Prepared, training: Batches, start: NeuralNowcaster | None
+) -> dict[str, str]:
     told = {"nowcast_version": __version__, **prepared.provenance}
+    if start:
+        told["started_from_sha256"] = start.sha256
     if config.network.head != "classes":
         return told
     labels = pd.Series(training.targets).dropna()
@@ -487,7 +630,16 @@ def _batches(config: Config, prepared: Prepared, block: str, *, seed: int | None
         augment=config.training.augment and seed is not None,
         seed=seed,
         targets=_targets(config, prepared.cache, planned),
+        motions=_motions(config, prepared.cache),
+        least=config.training.steps_per_epoch * config.training.batch_size,
     )
+
+
+def _motions(config: Config, cache: Cache) -> np.ndarray | None:
+    """Give the motion of every frame, found now or before, where the network sees it."""
+    if not sees_motion(settings_of(config.network.name, config.network.settings)):
+        return None
+    return motions_of(cache, config.variable.variable, input_frames=config.window.input_frames)
 
 
 def _crop_pixels(config: Config, grid: tuple[int, int]) -> int:
@@ -582,7 +734,8 @@ def on_codes(
     Returns
     -------
     keras.Model
-        ``(batch, frame, y, x)`` of codes to what the network gives. Compile it without a loss.
+        ``(batch, frame, y, x)`` of codes, and motion if it sees that, to what the network gives.
+        Compile it without a loss.
         Targets are codes where the network gives frames, and else what the loss takes.
     """
     import keras
@@ -607,11 +760,16 @@ def on_codes(
             targets = ops.take(scaled, ops.cast(y, "int32"), axis=0) if of_frames else y
             return loss(targets, y_pred)
 
-    _, frames, *taken, channels = network.input_shape
-    grid, of_frames = grid or tuple(taken), len(network.output_shape) == len(network.input_shape)
+    seen, *others = network.inputs
+    _, frames, *taken, channels = seen.shape
+    grid, of_frames = grid or tuple(taken), len(network.output_shape) == len(seen.shape)
     more = [(0, side - given) for side, given in zip(taken, grid, strict=True)]
     codes = keras.Input((frames, *grid), dtype=coding.dtype, name="codes")
-    return OnCodes(codes, network(Decoding(name="decoding")(codes)))
+    decoded = Decoding(name="decoding", dtype="float32")(codes)
+    if not others:
+        return OnCodes(codes, network(decoded))
+    motion = keras.Input((2, *grid), dtype="float32", name="motion")
+    return OnCodes([codes, motion], network([decoded, ops.pad(motion, [(0, 0), (0, 0), *more])]))
 
 
 def _scaled(coding: Coding, transform: Transform) -> np.ndarray:
@@ -640,7 +798,7 @@ def feed(batches: Batches, *, workers: int = 1, limit: int = 0) -> Any:
         def __len__(self) -> int:
             return min(limit or len(batches), len(batches))
 
-        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
             return batches[index]
 
         def on_epoch_end(self) -> None:
@@ -673,12 +831,17 @@ def feed_tf_data(batches: Batches, *, workers: int = 1, limit: int = 0) -> Any:
         batches.next_epoch()
         return range(count)
 
-    def read(number: Any) -> tuple[Any, ...]:
-        arrays = tf.numpy_function(batches.__getitem__, [number], [like.dtype for like in likes])
-        return tuple(
+    def flat(number: Any) -> list[np.ndarray]:
+        return list(tf.nest.flatten(batches[int(number)]))
+
+    def read(number: Any) -> Any:
+        every = tf.nest.flatten(likes)  # inputs may be a pair
+        arrays = tf.numpy_function(flat, [number], [like.dtype for like in every])
+        shaped = [
             tf.ensure_shape(array, (None, *like.shape[1:]))  # the last batch may be smaller
-            for array, like in zip(arrays, likes, strict=True)
-        )
+            for array, like in zip(arrays, every, strict=True)
+        ]
+        return tf.nest.pack_sequence_as(likes, shaped)
 
     numbered = tf.data.Dataset.from_generator(numbers, output_signature=tf.TensorSpec((), tf.int64))
     read_ahead = numbered.map(read, num_parallel_calls=workers, deterministic=True).prefetch(1)

@@ -62,6 +62,43 @@ def trained(small_config, small_observed, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def doubtful(tmp_path_factory):
+    """The folder of a network that was never fitted: it believes extrapolation, with doubt."""
+    import pandas as pd
+
+    from nowcast.conventions import RAIN_RATE
+    from nowcast.frames import Window
+    from nowcast.networks import build, version_of
+    from nowcast.networks.heads import Head
+    from nowcast.nowcasters.neural import NeuralNowcaster, NeuralSettings
+    from nowcast.rainrate import Transform
+
+    settings = NeuralSettings(
+        network="lagrangian",
+        network_version=version_of("lagrangian"),
+        network_settings={"filters": (4, 8)},
+        head=Head("exceedance", (0.2, 1.0, 5.0)),
+        variable=RAIN_RATE,
+        transform=Transform(),
+        window=Window(3, 2, pd.Timedelta("10min")),
+        grid=(16, 16),
+        grid_spacing=2000.0,
+        grid_units="m",
+    )
+    network = build(
+        settings.network,
+        settings=settings.network_settings,
+        input_frames=settings.window.input_frames,
+        lead_frames=settings.window.lead_frames,
+        grid=settings.grid,
+        head=settings.head,
+        transform=settings.transform,
+    )
+    nowcaster = NeuralNowcaster(settings, network.get_weights())
+    return nowcaster.save(tmp_path_factory.mktemp("doubtful") / "doubtful")
+
+
+@pytest.fixture(scope="session")
 def shared_data():
     """The folder of real radar data; tests that need it skip where it is absent."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -15,7 +15,7 @@ from nowcast.issuing import open_nowcast
 
 VERBS = (
     "demo", "ingest", "train", "verify", "compare", "promote", "serve", "issue", "extract",
-    "export", "calibrate", "list",
+    "export", "calibrate", "study", "list",
 )  # fmt: skip
 SMALL = Path(__file__).parent / "small.toml"
 
@@ -66,6 +66,24 @@ def test_list_and_help_answer_without_anything_heavy():
         loaded = set(done.stdout.splitlines()[-1].split())
         assert not loaded & {"tensorflow", "keras", "mlflow", "matplotlib", "pysteps"}
         assert not loaded & {"numpy", "xarray", "pandas", "scipy"}
+
+
+def test_prepare_takes_observations_of_several_grids(capsys, tmp_path):
+    for size in (16, 24):
+        made = synthesise(events=2, hours=3, size=size, seed=size)
+        later = {"time": made["time"] + pd.Timedelta(days=size)}
+        made.drop_vars("time_bnds").assign_coords(later).to_netcdf(tmp_path / f"{size}.nc")
+    arguments = ("prepare", SMALL, "--work", tmp_path, "--json", "--observations")
+    status, printed, complaint = _run(capsys, *arguments, tmp_path / "16.nc", tmp_path / "24.nc")
+    assert status == 0, complaint
+    held = json.loads(printed)
+    assert (held["frames"], held["grid"], held["runs"]) == (76, [24, 24], 4)
+    assert held["observed"] == pytest.approx((1 + 16**2 / 24**2) / 2, abs=1e-5)
+    again = ("--observations", tmp_path / "24.nc")  # given twice, the order is another
+    _, printed, _ = _run(capsys, *arguments, tmp_path / "16.nc", *again)
+    assert json.loads(printed) == held  # the cache that is there
+    status, printed, _ = _run(capsys, *arguments, tmp_path / "16.nc")
+    assert json.loads(printed)["grid"] == [16, 16]
 
 
 def test_list_names_what_there_is(capsys):
@@ -208,6 +226,99 @@ def test_issue_writes_a_forecast_a_panel_and_an_animation(capsys, tmp_path, rain
     assert nowcast["lead_time"].values.astype("timedelta64[m]").astype(int).tolist() == [10, 30]
     assert nowcast.attrs["nowcaster"] == "extrapolation"
     assert nowcast.attrs["input_frames"].split()[-1].startswith("2024-01-01T01:00")
+
+
+def test_issue_gives_members_drawn_from_probabilities(capsys, tmp_path, rain, doubtful):
+    common = (
+        "issue", "--nowcaster", doubtful, "--observations", rain,
+        "--base-time", "2024-01-01T01:00", "--out",
+    )  # fmt: skip
+    status, printed, complaint = _run(capsys, *common, tmp_path / "drawn", "--members", 3)
+    assert (status, complaint) == (0, "")
+    files = [Path(line) for line in printed.splitlines()]
+    assert [file.suffix for file in files] == [".nc", ".png", ".gif"]
+    assert min(file.stat().st_size for file in files[1:]) > 10_000
+    drawn = open_nowcast(files[0])
+    _run(capsys, *common, tmp_path / "plain")
+    plain = open_nowcast(tmp_path / "plain" / files[0].name)
+    assert drawn["rain_rate"].dims == ("base_time", "member", "lead_time", "y", "x")
+    assert drawn.sizes["member"] == 3
+    assert drawn.attrs["nowcaster"] == plain.attrs["nowcaster"] == "doubtful"
+    assert drawn.attrs["member_rule"].startswith("drawn from probability_of_exceedance")
+    xr.testing.assert_identical(
+        drawn["probability_of_exceedance"], plain["probability_of_exceedance"]
+    )
+    chances = drawn["probability_of_exceedance"].sel(threshold=1.0)
+    wet = drawn["rain_rate"] >= 1.0
+    assert bool(wet.where(chances > 0.999, True).all())
+    assert not bool(wet.where(chances < 0.001, False).any())
+    assert float(drawn["rain_rate"].std("member").max()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["extrapolation", "steps"])
+def test_members_are_not_drawn_where_there_are_no_probabilities(capsys, tmp_path, rain, name):
+    common = (
+        "issue", "--nowcaster", name, "--observations", rain, "--lead-times", 10,
+        "--out", tmp_path / "out", "--members",
+    )  # fmt: skip
+    status, line = _refusal(capsys, *common, 3)
+    assert status == 1
+    assert "members are drawn from 'probability_of_exceedance'" in line
+    assert "network.head='exceedance'" in line
+    status, line = _refusal(capsys, *common, 0)
+    assert status == 1
+    assert "members=0" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_members_are_not_drawn_behind_an_endpoint(capsys, tmp_path, rain, doubtful):
+    status, line = _refusal(
+        capsys, "issue", "--nowcaster", doubtful, "--observations", rain, "--members", 3,
+        "--endpoint", "http://127.0.0.1:9", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 1
+    assert "leave --endpoint out" in line
+
+
+@pytest.mark.parametrize("amounts", [False, True], ids=["fields", "amounts"])
+def test_verify_scores_members_beside_the_network(capsys, tmp_path, rain, doubtful, amounts):
+    status, printed, complaint = _run(
+        capsys, "verify", "--nowcaster", f"net={doubtful}", "--members", 5, "--observations", rain,
+        "--thresholds", 0.4, "--lead-times", 10, 20, "--out", tmp_path / "scores.nc",
+        "--work", tmp_path / "work", "--set", "verification.steps_members=3",
+        "--set", "verification.most_cases=3", *(["--accumulate"] if amounts else []),
+    )  # fmt: skip
+    assert (status, complaint) == (0, "")
+    assert "net, 5 members" in printed
+    with xr.open_dataset(tmp_path / "scores.nc") as scores:
+        scores.load()
+    assert scores["nowcaster"].values.tolist() == [
+        "persistence", "extrapolation", "steps", "extrapolation, smooth as net", "net",
+        "net, 5 members",
+    ]  # fmt: skip
+    assert "members" not in scores.attrs["references"]
+    assert scores["sees_future"].values.tolist() == [False] * 6
+    ranks = scores["rank_count"].isel(lead_time=0).notnull().sum("rank")
+    assert ranks.values.tolist() == [0, 0, 4, 0, 0, 6]
+    net, drawn = (scores.sel(nowcaster=name) for name in ("net", "net, 5 members"))
+    assert (drawn["spread"] > 0).all()
+    assert net["spread"].isnull().all()
+    # Probabilities are scored as told, members or not; amounts have members alone.
+    same = (drawn["crps"] == net["crps"]).values
+    assert same.tolist() == [not amounts] * 2
+    if amounts:
+        assert (drawn["crps"] < net["crps"]).all()
+    assert "Verification of net<" in (tmp_path / "scores.html").read_text()
+
+
+def test_verify_refuses_members_of_what_gives_no_probabilities(capsys, tmp_path, rain):
+    status, line = _refusal(
+        capsys, "verify", "--nowcaster", "steps", "--members", 5, "--observations", rain,
+        "--work", tmp_path / "work",
+    )  # fmt: skip
+    assert status == 2
+    assert "none of persistence, extrapolation, steps" in line
+    assert "leave --members out" in line
 
 
 def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, rain):

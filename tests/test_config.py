@@ -41,6 +41,14 @@ def test_settings_on_the_command_line_are_typed():
     assert config.verification.thresholds == (1.0, 2.0)
 
 
+def test_observations_may_be_several():
+    config = Config().replace(['data.observations=["a/*.h5", "b.nc"]'])
+    assert config.data.observations == ("a/*.h5", "b.nc")
+    assert Config().replace(["data.observations=archive"]).data.observations == "archive"
+    with pytest.raises(ConfigError, match=r"data.observations.*received 3"):
+        Config().replace(["data.observations=3"])
+
+
 def test_a_setting_without_a_value_is_refused():
     with pytest.raises(ConfigError, match=r"section\.field=value"):
         Config().replace(["epochs"])

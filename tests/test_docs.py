@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_structure import LINES, ROOT
 
+from nowcast import studies
 from nowcast.cli import app
 from nowcast.config import Config
 from nowcast.networks import NETWORKS, settings_of
@@ -127,7 +128,11 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
 @pages
 def test_examples_of_settings_and_requests_are_valid(page):
     for block in _blocks(page, "toml"):
-        Config.model_validate(tomllib.loads(block))
+        content = tomllib.loads(block)
+        if "variants" in content:
+            studies.validate(content, source=page.name)
+        else:
+            Config.model_validate(content)
     for block in _blocks(page, "json"):
         json.loads(block)
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
@@ -75,6 +76,59 @@ def test_the_champion_is_the_best_that_is_no_reference():
     assert experiments.champion(bare, among=names) == "poor"
 
 
+@pytest.fixture
+def two_grids(tmp_path):
+    """Files of synthetic rain on grids of 16 and 24 pixels, a week apart."""
+    paths = [str(tmp_path / name) for name in ("small.nc", "large.nc")]
+    for path, size in zip(paths, (16, 24), strict=True):
+        made = synthesise(hours=1, size=size, seed=size)
+        _later(made, pd.Timedelta(days=size)).to_netcdf(path)
+    return paths
+
+
+def _later(observed, delay):
+    plain = observed.drop_vars("time_bnds", errors="ignore")
+    return plain.assign_coords(time=observed["time"] + delay)
+
+
+def test_sources_on_different_grids_are_coarsened_and_put_on_one_canvas(two_grids):
+    small, large = (experiments.observations(Config(), path) for path in two_grids)
+    both = experiments.observations(Config(), two_grids)
+    values = both["rain_rate"].values
+    assert values.shape == (14, 24, 24)
+    np.testing.assert_array_equal(values[:7, 4:20, 4:20], small["rain_rate"])
+    np.testing.assert_array_equal(values[7:], large["rain_rate"])
+    assert int(np.isnan(values).sum()) == 7 * (24**2 - 16**2)
+    named = Config().replace([f"data.observations={json.dumps(two_grids)}", "data.coarsen=2"])
+    coarse = experiments.observations(named)
+    assert coarse["rain_rate"].shape == (14, 12, 12)
+    assert int(coarse["rain_rate"].isnull().sum()) == 7 * (12**2 - 8**2)
+
+
+def test_sources_on_one_grid_stay_where_they_are(two_grids, tmp_path):
+    later = _later(xr.open_dataset(two_grids[0]), pd.Timedelta("70min"))
+    later.to_netcdf(tmp_path / "later.nc")
+    together = experiments.observations(Config(), [two_grids[0], str(tmp_path / "later.nc")])
+    alone = experiments.observations(Config(), two_grids[:1])
+    assert together.sizes["time"] == 14
+    xr.testing.assert_identical(together["x"], alone["x"])
+    assert together["crs"].attrs == alone["crs"].attrs
+
+
+def test_frames_of_two_grids_stay_further_apart_than_a_window_steps(two_grids):
+    hour = synthesise(hours=1, size=24)
+    _later(hour, pd.Timedelta(days=16, minutes=90)).to_netcdf(two_grids[1])  # after the first hour
+    assert experiments.observations(Config(), two_grids).sizes["time"] == 14
+    with pytest.raises(ValueError, match="more than 30 min apart"):
+        experiments.observations(Config().replace(["window.step_minutes=30"]), two_grids)
+
+
+def test_one_source_in_a_list_is_one_source():
+    small = Config().replace(["synthetic.events=1", "synthetic.hours=1", "synthetic.size=8"])
+    one = experiments.observations(small, [experiments.SYNTHETIC])
+    assert one.sizes["x"] == 8
+
+
 def test_points_and_areas_are_not_scored_in_one_table(observed):
     with pytest.raises(ConfigError, match=r"points \(a.csv\) or areas \(b.json\), not both"):
         experiments.view(observed, Path("a.csv"), Path("b.json"), accumulate=False)
@@ -94,6 +148,56 @@ def test_amounts_are_scored_in_millimetres(observed, tmp_path):
     first = scores["rmse"].sel(lead_time=pd.Timedelta("10min"))
     plain = _compare(observed, tmp_path, thorough=False)["rmse"].isel(lead_time=0)
     assert first.values == pytest.approx(plain.values / 6.0, rel=1e-5)  # of an hour
+
+
+def test_members_stand_behind_the_network_that_they_are_drawn_from(tmp_path, doubtful):
+    tracking, uris = Tracking(tmp_path), [f"net={doubtful}", "steps"]
+    compared = experiments.comparables(Config(), uris, tracking, members=7)
+    assert list(compared) == ["persistence", "extrapolation", "net", "net, 7 members", "steps"]
+    drawn = compared["net, 7 members"]
+    assert drawn.nowcaster is compared["net"]
+    assert (drawn.members, drawn.input_frames, drawn.step) == (7, 3, pd.Timedelta("10min"))
+    assert list(experiments.comparables(Config(), uris, tracking)) == [
+        "persistence", "extrapolation", "net", "steps",
+    ]  # fmt: skip
+
+
+def test_members_are_not_the_champion_of_a_report(observed, tmp_path, doubtful, monkeypatch):
+    titles, worst = [], []
+    monkeypatch.setattr("nowcast.report.write_report", lambda *_, title, **__: titles.append(title))
+    monkeypatch.setattr(experiments, "_worst", lambda _, name, *__: worst.append(name))
+    uris = [f"net={doubtful}"]
+    compared = experiments.comparables(Config(), uris, Tracking(tmp_path), members=2)
+    scores = xr.Dataset(
+        {"csi_pooled": (("nowcaster", "threshold"), [[0.9], [0.8], [0.1], [0.7]])},
+        coords={"nowcaster": list(compared), "threshold": [1.0]},
+        attrs={"references": "persistence\nextrapolation"},
+    )
+    experiments.report(scores, compared, observed, path=tmp_path / "report.html")
+    assert (titles, worst) == (["Verification of net"], ["net"])
+
+
+def test_fewer_cases_are_in_memory_where_ensembles_are_large(observed, tmp_path, monkeypatch):
+    def scores():
+        done = []
+        made = _compare(
+            observed,
+            tmp_path,
+            "verification.steps_members=3",
+            "verification.most_cases=5",
+            "verification.batch_cases=4",
+            progress=lambda number, _: done.append(number),
+        )
+        return made.drop_vars("seconds"), done
+
+    whole, together = scores()
+    fields = 1 + 1 + 3  # of persistence, extrapolation and the members of STEPS
+    monkeypatch.setattr(experiments, "MOST_VALUES", 2 * fields * 2 * 24 * 24)
+    pairs, in_pairs = scores()
+    assert (together, in_pairs) == ([4, 5], [2, 4, 5])
+    xr.testing.assert_identical(pairs, whole)
+    monkeypatch.setattr(experiments, "MOST_VALUES", 1)
+    assert scores()[1] == [1, 2, 3, 4, 5]
 
 
 def test_a_nowcaster_may_be_given_a_name_for_the_tables(tmp_path):

@@ -20,6 +20,7 @@ from nowcast.conventions import (
     with_exceedance,
     with_quantiles,
 )
+from nowcast.nowcasters.members import Draw, WithMembers
 
 LAEA = {
     "grid_mapping_name": "lambert_azimuthal_equal_area",
@@ -133,6 +134,7 @@ def remarks(tmp_path_factory):
     }
     cases["several"] = (LastFrame(), observations("laea"), TIMES[3:6])
     cases["uncertain"] = (Uncertain(), observations("laea"), TIMES[3:6])
+    cases["drawn"] = (WithMembers(Uncertain(), Draw(members=2)), observations("laea"), TIMES[3:6])
     paths = [
         issuing.write_nowcast(
             nowcaster.nowcast(observed, base_times=base_times, lead_times=LEAD_TIMES),
@@ -161,7 +163,7 @@ def test_the_checked_convention_is_the_newest_and_the_one_claimed():
 
 
 @pytest.mark.parametrize(
-    "case", ["laea-0", "laea-3", "latlon-0", "latlon-3", "several", "uncertain"]
+    "case", ["laea-0", "laea-3", "latlon-0", "latlon-3", "several", "uncertain", "drawn"]
 )
 def test_the_file_keeps_cf_without_a_single_remark(case, remarks):
     result = remarks[case]

@@ -152,6 +152,22 @@ def test_a_candidate_that_beats_both_baselines_becomes_champion(trained, score):
     assert resolve("models:/nowcast@champion", tracking) == made.uri
 
 
+def test_members_drawn_from_a_candidate_stand_for_no_candidate(trained):
+    tracking, made = trained
+    drawn = {f"{made.uri}, 24 members": 0.9}
+    decision = promote(
+        _scores(**{made.uri: 0.5}, **drawn, persistence=0.3, extrapolation=0.4),
+        candidates=[made.uri],
+        tracking=tracking,
+        model_name="nowcast",
+        score="csi",
+        threshold=1.0,
+        first_lead_minutes=30,
+    )
+    assert (decision.champion, decision.best) == (made.uri, made.uri)
+    assert set(decision.scores) == {made.uri, "persistence", "extrapolation"}
+
+
 @pytest.mark.parametrize(("yesterday", "promoted"), [(0.4, True), (0.6, False)])
 def test_every_baseline_of_the_protocol_must_be_beaten(trained, yesterday, promoted):
     tracking, made = trained

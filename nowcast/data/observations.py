@@ -77,13 +77,45 @@ def open_observations(
     ['reflectivity']
     """
     paths = expand(path)
-    parts = [
-        _convert(_open_one(each, source=source, reader=reader), each, variable) for each in paths
-    ]
-    observed = parts[0] if len(parts) == 1 else _join(parts, paths)
-    # Without units of its own, xarray would write time and its bounds in different ones.
-    observed["time"].encoding = {"units": "seconds since 1970-01-01", "dtype": "int64"}
-    return check_observations(observed, variable)
+    parts = [_part(each, source, reader, variable) for each in paths]
+    return _whole(parts, paths, variable)
+
+
+def open_by_grid(
+    path: Path | str | Sequence[Path | str],
+    *,
+    source: str = "",
+    reader: str = "",
+    variable: Variable | None = None,
+) -> list[xr.Dataset]:
+    """Open observations that lie on several grids, such as those of several radars.
+
+    See `open_observations`, which refuses them, for the parameters and what is raised.
+
+    Returns
+    -------
+    list of xr.Dataset
+        Of each grid all its frames, in the order in which the grids are met.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nowcast.data.synthetic import synthesise
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for size in (16, 24):
+    ...     observed = synthesise(hours=1, size=size)
+    ...     observed["time"].encoding["units"] = "seconds since 1970-01-01"
+    ...     observed.to_netcdf(folder / f"{size}.nc")
+    >>> [part.sizes["x"] for part in open_by_grid(folder / "*.nc")]
+    [16, 24]
+    """
+    opened: dict[str, tuple[list[xr.Dataset], list[Path]]] = {}
+    for each in expand(path):
+        part = _part(each, source, reader, variable)
+        parts, paths = opened.setdefault(grid_id(part), ([], []))
+        parts.append(part)
+        paths.append(each)
+    return [_whole(parts, paths, variable) for parts, paths in opened.values()]
 
 
 def fingerprint(observed: xr.Dataset) -> str:
@@ -149,6 +181,18 @@ def frame_digests(values: Any) -> Any:
     return np.array(digests, dtype="S32")
 
 
+def _part(path: Path, source: str, reader: str, variable: Variable | None) -> xr.Dataset:
+    return _convert(_open_one(path, source=source, reader=reader), path, variable)
+
+
+def _whole(parts: list[xr.Dataset], paths: list[Path], variable: Variable | None) -> xr.Dataset:
+    """Give the frames of several datasets on one grid, checked."""
+    observed = parts[0] if len(parts) == 1 else _join(parts, paths)
+    # Without units of its own, xarray would write time and its bounds in different ones.
+    observed["time"].encoding = {"units": "seconds since 1970-01-01", "dtype": "int64"}
+    return check_observations(observed, variable)
+
+
 def _open_one(path: Path, *, source: str, reader: str) -> xr.Dataset:
     from nowcast.data import archive
 
@@ -159,7 +203,17 @@ def _open_one(path: Path, *, source: str, reader: str) -> xr.Dataset:
             f"{path} is neither an archive nor a Zarr store; for raw radar files give a pattern "
             f"such as '{path}/*'"
         )
-    return read(path, reader=reader)
+    return _lazy(read(path, reader=reader))
+
+
+def _lazy(dataset: xr.Dataset) -> xr.Dataset:
+    """Give fields that a reader had in memory in Dask chunks, so that what follows waits."""
+    fields = {
+        name: array.variable.chunk()
+        for name, array in dataset.items()
+        if {"y", "x"} <= set(array.dims) and array.chunks is None
+    }
+    return dataset.assign(fields)
 
 
 def _convert(dataset: xr.Dataset, path: Path, variable: Variable | None) -> xr.Dataset:

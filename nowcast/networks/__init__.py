@@ -11,16 +11,20 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nowcast.networks.heads import FRAME_HEADS, Head
 from nowcast.networks.tasks import Task
+
+if TYPE_CHECKING:  # listing the networks needs no NumPy
+    from nowcast.rainrate import Transform
 
 NETWORKS = {
     "cnn_lstm": "nowcast.networks.cnn_lstm",
     "convgru": "nowcast.networks.convgru",
     "convlstm": "nowcast.networks.convlstm",
     "fc_lstm": "nowcast.networks.fc_lstm",
+    "lagrangian": "nowcast.networks.lagrangian",
     "predrnn": "nowcast.networks.predrnn",
     "simvp": "nowcast.networks.simvp",
     "trajgru": "nowcast.networks.trajgru",
@@ -89,6 +93,7 @@ def build(
     grid: tuple[int, int],
     head: Head | None = None,
     channels: int = 2,
+    transform: "Transform | None" = None,
 ) -> Any:
     """Build a network for a grid.
 
@@ -106,13 +111,16 @@ def build(
         What its outputs mean; by default a field.
     channels
         Of the input: value and observed, or 1 for values alone.
+    transform
+        The scale on which it sees the frames; by default as `Transform` has it.
 
     Returns
     -------
     keras.Model
         ``(batch, frame, y, x, channel)`` to raw outputs ``(batch, lead frame, y, x, output)``; to
         ``(batch, lead frame, output)`` for the head ``series``, to ``(batch, output)`` for
-        ``classes``. Not compiled.
+        ``classes``. Not compiled. A network that `sees_motion` takes it as a second input,
+        ``(batch, component, y, x)``.
 
     Raises
     ------
@@ -127,8 +135,10 @@ def build(
         )
     head = head or Head()
     check_head(name, head)
+    from nowcast.rainrate import Transform
+
     load_keras()
-    task = Task(input_frames, lead_frames, grid, channels, head)
+    task = Task(input_frames, lead_frames, grid, channels, head, transform or Transform())
     return import_module(NETWORKS[name]).build(complete, task)
 
 
@@ -146,6 +156,11 @@ def check_head(name: str, head: Head) -> None:
             f"network {name!r} has no head {head.kind!r}; it has {', '.join(heads)}; "
             "set network.head to one of these"
         )
+
+
+def sees_motion(settings: Any) -> bool:
+    """Tell whether a network with these settings takes the motion of the frames as well."""
+    return bool(getattr(settings, "sees_motion", False))
 
 
 def grid_multiples(settings: Any, grid: tuple[int, int]) -> tuple[int, int]:

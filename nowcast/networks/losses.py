@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nowcast.conventions import VARIABLES, Variable
+from nowcast.conventions import RAIN_RATE, VARIABLES, Variable
 from nowcast.networks.heads import Head
-from nowcast.rainrate import MARSHALL_PALMER, Transform
+from nowcast.rainrate import MARSHALL_PALMER, Transform, to_rain_rate
 
 Loss = Callable[[Any, Any], Any]
 
@@ -20,7 +20,7 @@ POINTWISE = ("mse", "mae", "balanced", "b_mse", "b_mae")
 LOSSES = {
     "field": POINTWISE,
     "fraction": (*POINTWISE, "cross_entropy"),
-    "exceedance": ("cross_entropy", "crps"),
+    "exceedance": ("cross_entropy", "crps", "ordinal", "ordinal_heavy"),
     "quantiles": ("quantile", "crps"),
     "series": POINTWISE,
     "classes": ("cross_entropy",),
@@ -49,6 +49,12 @@ def loss_of(kind: str, *, head: Head, variable: Variable, transform: Transform) 
         its threshold stands, halfway to its neighbours and as far outwards from the first and the
         last; of quantiles, twice the pinball loss integrated over the probabilities, each quantile
         standing for those halfway to its neighbours, 0 and 1. ``quantile``: mean pinball loss.
+
+        ``ordinal``: of probabilities of exceedance, the logarithmic score of the interval between
+        two thresholds that a pixel falls into, in nats, which is the sum of the cross-entropies of
+        reaching each threshold where the one below is reached. ``ordinal_heavy``: that of each
+        threshold weighs one more than its rain rate in mm/h, 24 at most; still proper, since each
+        is by itself.
     head
         What the raw outputs mean.
     variable, transform
@@ -79,12 +85,15 @@ def loss_of(kind: str, *, head: Head, variable: Variable, transform: Transform) 
             f"the loss {kind!r} does not fit the head {head.kind!r}, which takes "
             f"{', '.join(LOSSES[head.kind])}; set training.loss to one of these, or network.head"
         )
-    if kind in ("balanced", "b_mse", "b_mae") and variable.name not in VARIABLES:
-        raise ValueError(f"the loss {kind!r} is for rain, not {variable.name!r}; use mse or mae")
+    if kind in ("balanced", "b_mse", "b_mae", "ordinal_heavy") and variable.name not in VARIABLES:
+        raise ValueError(f"the loss {kind!r} is for rain, not {variable.name!r}; use another")
     if kind in POINTWISE:
         return _mean_of(_pointwise(kind, head, variable, transform))
     if kind == "cross_entropy":
         return _mean_of(_cross_entropy(head, transform))
+    if kind in ("ordinal", "ordinal_heavy"):
+        heavy = kind == "ordinal_heavy"
+        return _ordinal(head, transform, _weights_of_levels(head, variable) if heavy else None)
     if head.kind == "exceedance":
         return _mean_of(_threshold_weighted(head, transform))
     return _mean_of(_pinball(kind, head))
@@ -198,6 +207,34 @@ def _cross_entropy_of_classes(targets: Any, raw: Any) -> Any:
 
     right = ops.one_hot(ops.cast(targets, "int32"), raw.shape[-1], dtype=raw.dtype)
     return -ops.sum(right * ops.log_softmax(raw, axis=-1), axis=-1)
+
+
+def _weights_of_levels(head: Head, variable: Variable) -> np.ndarray:
+    """Give 1 + the rain rate of each threshold in mm/h, `HEAVIEST_WEIGHT` at most."""
+    levels = np.array(head.levels)
+    rain_rate = levels if variable.name == RAIN_RATE.name else to_rain_rate(levels)
+    return np.minimum(1.0 + rain_rate, HEAVIEST_WEIGHT)
+
+
+def _ordinal(head: Head, transform: Transform, weights: np.ndarray | None) -> Loss:
+    levels = head.levels_on(transform) - ROUNDING
+    # The level below; of the first there is none, so all that was observed takes part.
+    below = np.concatenate([[np.finfo(np.float32).min], levels[:-1]])
+
+    def loss(targets: Any, raw: Any) -> Any:
+        from keras import ops
+
+        # In two dimensions, since broadcasts in more are slow on a processor. A comparison with
+        # NaN is false, so what is missing takes part in nothing.
+        targets, raw = ops.reshape(targets, (-1, 1)), ops.reshape(raw, (-1, len(levels)))
+        surprise = ops.softplus(ops.where(targets >= _tensor(levels), -raw, raw))
+        surprise = ops.where(targets >= _tensor(below), surprise, ops.zeros_like(surprise))
+        if weights is not None:
+            surprise = surprise * _tensor(weights)
+        observed = ops.sum(ops.cast(ops.isfinite(targets), raw.dtype))
+        return ops.sum(surprise) / ops.maximum(observed, 1.0)
+
+    return loss
 
 
 def _threshold_weighted(head: Head, transform: Transform) -> Loss:

@@ -1,8 +1,12 @@
 """What a network is built for."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nowcast.networks.heads import Head
+
+if TYPE_CHECKING:  # listing the networks needs no NumPy
+    from nowcast.rainrate import Transform
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class Task:
         Of an input frame: value and observed, or 1 for values alone.
     head
         How many outputs there are for each pixel, and what they mean.
+    transform
+        The scale on which it sees the frames.
     """
 
     input_frames: int
@@ -26,6 +32,7 @@ class Task:
     grid: tuple[int, int]
     channels: int
     head: Head
+    transform: "Transform"
 
     @property
     def shape(self) -> tuple[int, ...]:

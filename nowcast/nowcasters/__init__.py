@@ -15,6 +15,7 @@ NOWCASTERS = {
     "extrapolation": "nowcast.nowcasters.extrapolation:Extrapolation",
     "steps": "nowcast.nowcasters.steps:Steps",
     "periodic": "nowcast.nowcasters.periodic:Periodic",
+    "pretrained": "nowcast.nowcasters.pretrained:open_pretrained",
 }
 BASELINES = ("persistence", "extrapolation")  # of rain; where nothing else is asked for
 

@@ -119,6 +119,8 @@ def advect(frame: np.ndarray, motion: np.ndarray, steps: list[float]) -> np.ndar
 
     What flows in from outside the grid, or from where nothing was observed, is NaN.
     """
+    if not np.isfinite(frame).any():  # which pysteps refuses
+        return np.full((len(steps), *frame.shape), np.nan)
     with quiet():
         from pysteps.extrapolation.semilagrangian import extrapolate
 

@@ -36,6 +36,7 @@ MINUTES_PER_KM = 1.0
 SLOPE = 2.6  # by which power in the plane rises with wavelength: 2.56 and 2.64 on the same frames
 PADDING = 0.5  # of a side, by which the noise, which is periodic, is larger than the grid
 AS_IS = Transform("linear", offset=0.0, top=1.0)
+DRAWN = f"drawn from {EXCEEDANCE} with noise that moves along, seed {{seed}}"
 MOST_PROBABLE = np.nextafter(np.float32(1), np.float32(0))  # below 1, which is sure to be reached
 
 
@@ -94,6 +95,11 @@ class WithMembers:
     draw: Draw = field(default_factory=Draw)
 
     @property
+    def members(self) -> int:
+        """Their number."""
+        return self.draw.members
+
+    @property
     def input_frames(self) -> int:
         """Number of frames used, up to and with the base time."""
         return self.nowcaster.input_frames
@@ -119,7 +125,7 @@ class WithMembers:
             raise ValueError(
                 f"members are drawn from {EXCEEDANCE!r}; {type(self.nowcaster).__name__} gives "
                 f"{sorted(map(str, nowcast))} by {tuple(nowcast.dims)}; "
-                "train a network with head.kind='exceedance', or take steps for an ensemble"
+                "train a network with network.head='exceedance', or take steps for an ensemble"
             )
         return members_of(
             nowcast,
@@ -178,7 +184,8 @@ def members_of(
     Returns
     -------
     Dataset
-        The nowcast with members instead of its field; missing where that is.
+        The nowcast with members instead of its field; missing where that is. The attribute
+        ``member_rule`` says how they came about, and ``field_rule`` is gone with the field.
 
     Raises
     ------
@@ -238,7 +245,9 @@ def members_of(
         values, observed=nowcast, variable=quantity, base_times=base_times, lead_times=lead_times
     )
     told = {name: nowcast[name] for name in DISTRIBUTIONS if name in nowcast}
-    return check_nowcast(drawn.assign(told).assign_attrs(nowcast.attrs))
+    about = {name: value for name, value in nowcast.attrs.items() if name != "field_rule"}
+    about["member_rule"] = DRAWN.format(seed=draw.seed)
+    return check_nowcast(drawn.assign(told).assign_attrs(about))
 
 
 def _whole_steps(lead_times: pd.TimedeltaIndex, step: pd.Timedelta) -> np.ndarray:

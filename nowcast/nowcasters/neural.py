@@ -25,9 +25,18 @@ from nowcast.conventions import (
     with_quantiles,
 )
 from nowcast.durable import replacing_folder, sha256
-from nowcast.frames import Window, as_inputs, check_observed, input_frames, tiles
-from nowcast.networks import build, grid_multiples, load_keras, settings_of, version_of
+from nowcast.frames import Window, as_inputs, check_observed, input_frames, step_of, tiles
+from nowcast.networks import (
+    build,
+    grid_multiples,
+    load_keras,
+    sees_motion,
+    settings_of,
+    version_of,
+)
 from nowcast.networks.heads import SEQUENCE_HEADS, Head
+from nowcast.nowcasters.extrapolation import advect, motion
+from nowcast.nowcasters.motions import INPUT_FRAMES as MOTION_FRAMES
 from nowcast.rainrate import Transform
 
 FORMAT = 2
@@ -39,7 +48,8 @@ DISTRIBUTION_OF = {"exceedance": EXCEEDANCE, "quantiles": QUANTILES}  # by the h
 SPACING_TOLERANCE = 0.01  # part by which a grid spacing may differ from the one trained on
 LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut into tiles
 TILE = 512  # pixels along y and x, of a network that takes any grid
-OVERLAP = 0.25  # part of a tile's shorter side that it shares with its neighbour
+RIM = 32  # pixels, of what a network sees around each
+OVERLAP = 0.25  # part of a tile's shortest side that is cut, which it shares with its neighbour
 LARGEST_SETTINGS = 1_000_000  # bytes
 LARGEST_CALIBRATION = 10_000_000  # bytes
 LARGEST_WEIGHTS = 2_000_000_000  # bytes
@@ -87,6 +97,12 @@ class NeuralSettings:
     def takes_any_grid(self) -> bool:
         """Whether it takes grids of other sizes than the one trained on."""
         return bool(settings_of(self.network, self.network_settings).any_grid)
+
+    @property
+    def motion_frames(self) -> int:
+        """Last frames from which the motion is found that the network sees; 0: it sees none."""
+        sees = sees_motion(settings_of(self.network, self.network_settings))
+        return min(self.window.input_frames, MOTION_FRAMES) if sees else 0
 
     def padded(self, grid: tuple[int, int]) -> tuple[int, int]:
         """Give the least grid that the network takes and that holds this one."""
@@ -136,7 +152,8 @@ class NeuralSettings:
 class NeuralNowcaster:
     """A network with its weights and all that is needed to use it; see `Nowcaster`.
 
-    A pixel at which any input frame was missing is missing at every lead time.
+    A pixel at which any input frame was missing is missing at every lead time; of a network that
+    sees motion, a pixel is missing where extrapolation of the last frame is.
 
     Parameters
     ----------
@@ -149,11 +166,15 @@ class NeuralNowcaster:
     postprocessing
         Calibration and decision levels of a head ``exceedance``; see `calibrate`. None: its
         probabilities are the network's own, and its field their median.
+    corrected
+        Whether a network that corrects extrapolation does so: without, the field is that of
+        extrapolation, and what it reaches is certain.
 
     Raises
     ------
     ValueError
-        If the postprocessing is of other thresholds or lead times.
+        If the postprocessing is of other thresholds or lead times, or there is no extrapolation
+        to leave uncorrected.
     """
 
     def __init__(
@@ -163,8 +184,15 @@ class NeuralNowcaster:
         *,
         sha256: str = "",
         postprocessing: Postprocessing | None = None,
+        corrected: bool = True,
     ) -> None:
+        if not (corrected or settings.motion_frames):
+            raise ValueError(
+                f"{settings.network!r} sees no motion, so it corrects no extrapolation; leave "
+                "corrected=True"
+            )
         self.settings = settings
+        self.corrected = corrected
         self.sha256 = sha256
         self.postprocessing = postprocessing
         if postprocessing:
@@ -206,7 +234,7 @@ class NeuralNowcaster:
         Returns
         -------
         lead_frames : (batch, lead frame, y, x)
-            In physical units, NaN where an input frame was. Of probabilities or quantiles, the
+            In physical units, NaN where missing. Of probabilities or quantiles, the
             median, see `median_of_exceedance` and `median_of_quantiles`; of probabilities with
             decision levels, what these decide.
         """
@@ -227,6 +255,8 @@ class NeuralNowcaster:
             ``(batch, level, lead frame, y, x)``, calibrated if they are.
         """
         settings, head = self.settings, self.settings.head
+        if not self.corrected:
+            return self._uncorrected(frames)
         values = self._blended(frames)
         distribution = np.moveaxis(values, -1, 1)
         field = values[..., 0]
@@ -246,42 +276,98 @@ class NeuralNowcaster:
 
     def _blended(self, frames: np.ndarray) -> np.ndarray:
         """Give the values of the head on the whole grid, missing where an input frame was."""
-        _, count, height, width = frames.shape
-        if count != self.settings.window.input_frames:
-            raise ValueError(
-                f"this nowcaster needs {self.settings.window.input_frames} frames; received {count}"
-            )
+        self._check_frames(frames)
+        height, width = frames.shape[2:]
         head, variable = self.settings.head, self.settings.variable
         leads = self.settings.window.lead_frames
         values = np.zeros((len(frames), leads, height, width, head.outputs), np.float32)
-        for (rows, columns), weights in self._tiles((height, width)):
-            tile = self._forecast(frames[..., rows, columns])
+        moving = self._motion(frames)
+        for (rows, columns), weights in self._tiles((height, width), moving):
+            tile = self._forecast(frames[..., rows, columns], moving[..., rows, columns])
             values[:, :, rows, columns] += weights[..., None] * tile
         probable = head.kind == "exceedance"
         low, high = (0.0, 1.0) if probable else (variable.valid_min, variable.valid_max)
         values = np.clip(values, low, high)
         if np.isnan(values).any():  # it would pass for "not observed"
             raise ValueError(f"network {self.settings.network!r} gave NaN; train it again")
-        seen = np.isfinite(frames).all(axis=1)[:, None, :, :, None]
+        seen = self._reached(frames, moving)[..., None]
         # By construction they fall or rise along the levels, but for the rounding of 32-bit floats.
         ordered = np.minimum.accumulate if probable else np.maximum.accumulate
         return np.where(seen, ordered(values, axis=-1), np.nan)
 
-    def _tiles(self, grid: tuple[int, int]) -> list[tuple[tuple[slice, slice], np.ndarray]]:
+    def _check_frames(self, frames: np.ndarray) -> None:
+        needed = self.settings.window.input_frames
+        if frames.shape[1] != needed:
+            raise ValueError(f"this nowcaster needs {needed} frames; received {frames.shape[1]}")
+
+    def _motion(self, frames: np.ndarray) -> np.ndarray:
+        """Give the motion at each base time, (batch, component, y, x); none if it is not seen."""
+        variable, used = self.settings.variable, self.settings.motion_frames
+        if not used:
+            return np.zeros((len(frames), 0, *frames.shape[2:]), np.float32)
+        return np.stack([motion(window[-used:], variable) for window in frames])
+
+    def _extrapolated(self, frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
+        """Give the last frame advected to each lead time, (batch, lead frame, y, x)."""
+        steps = [float(lead) for lead in range(1, self.settings.window.lead_frames + 1)]
+        pairs = zip(frames[:, -1], moving, strict=True)
+        return np.stack([advect(last, flow, steps) for last, flow in pairs])
+
+    def _uncorrected(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """Give what extrapolation says, and as certain."""
+        self._check_frames(frames)
+        variable, levels = self.settings.variable, np.array(self.settings.head.levels)
+        moved = self._extrapolated(frames, self._motion(frames))
+        field = np.clip(moved, variable.valid_min, variable.valid_max)
+        certain = np.where(
+            np.isnan(field[:, None]), np.nan, field[:, None] >= levels.reshape(-1, 1, 1, 1)
+        )
+        forecasts = {variable.name: field, EXCEEDANCE: certain}
+        return {name: array.astype(np.float32) for name, array in forecasts.items()}
+
+    def _reached(self, frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
+        """Tell which pixels are forecast, (batch, lead frame, y, x).
+
+        Those of which every input frame was observed; of a network that sees motion, those that
+        the last frame is advected to, as extrapolation has it: a missing sector throws a shadow.
+        """
+        if self.settings.motion_frames:
+            reached: np.ndarray = np.isfinite(self._extrapolated(frames, moving))
+        else:
+            reached = np.isfinite(frames).all(axis=1, keepdims=True)
+        return reached
+
+    def _tiles(
+        self, grid: tuple[int, int], moving: np.ndarray
+    ) -> list[tuple[tuple[slice, slice], np.ndarray]]:
         """Cut a grid that the network cannot take, or that is too large, into tiles that blend."""
-        size = grid
+        size, overlap, rim = grid, 0, 0
         if not self.settings.takes_any_grid:
             size = self.settings.grid
         elif grid[0] * grid[1] > LARGEST_GRID:
-            tall, wide = self.settings.padded((TILE, TILE))
+            # What flows into a tile is known from its neighbour alone, and so did what is seen of
+            # the earlier frames.
+            window = self.settings.window
+            steps = window.lead_frames + window.input_frames - 1
+            farthest = float(np.abs(moving).max(initial=0.0)) * steps
+            rim = int(np.ceil(farthest)) + (RIM if self.settings.motion_frames else 0)
+            tall, wide = self.settings.padded((TILE + 2 * rim, TILE + 2 * rim))
             size = (min(grid[0], tall), min(grid[1], wide))
-        return tiles(grid, size, int(OVERLAP * min(size)))
+        cut = [side for side, whole in zip(size, grid, strict=True) if side < whole]
+        overlap = int(OVERLAP * (min(cut, default=min(size)) - 2 * rim)) + 2 * rim
+        return tiles(grid, size, overlap, rim=rim)
 
-    def _forecast(self, frames: np.ndarray) -> np.ndarray:
+    def _forecast(self, frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
         """Give what the network's head makes of one tile: physical values, or probabilities."""
         height, width = frames.shape[2:]
         grid = self.settings.padded((height, width))
-        inputs = network_inputs(self.settings, frames)
+        inputs: Any = network_inputs(self.settings, frames)
+        if self.settings.motion_frames:
+            more = [(0, side - given) for side, given in zip(grid, (height, width), strict=True)]
+            inputs = [
+                inputs,
+                np.pad(moving.astype(np.float32), [(0, 0), (0, 0), *more], mode="edge"),
+            ]
         raw = self._network(grid)(inputs, training=False)[:, :, :height, :width]
         values: np.ndarray = load_keras().ops.convert_to_numpy(self.settings.head.values(raw))
         if self.settings.head.kind == "exceedance":
@@ -609,12 +695,43 @@ def windows_of(
         If the grid or a base time does not fit, or a frame has no observed pixel.
     """
     name, window = settings.variable.name, settings.window
+    _check_quantity(settings, observed)
     _check_grid(settings, observed)
+    _check_cadence(settings, observed)
     windows = [
         input_frames(observed, base_time=base_time, frames=window.input_frames, step=window.step)
         for base_time in base_times
     ]
     return np.stack([check_observed(one, name)[name].values for one in windows])
+
+
+def _check_quantity(settings: NeuralSettings, observed: xr.Dataset) -> None:
+    wanted = settings.variable
+    if wanted.name not in observed:
+        held = ", ".join(
+            f"{name} ({one.attrs.get('units', '?')})" for name, one in observed.items()
+        )
+        raise ValueError(
+            f"this nowcaster forecasts {wanted.name} ({wanted.units}); the observations hold "
+            f"{held}; open them as {wanted.name} (--set variable.name={wanted.name}), or train "
+            "on them"
+        )
+    units = observed[wanted.name].attrs.get("units")
+    if units != wanted.units:
+        raise ValueError(
+            f"this nowcaster was trained on {wanted.name} in {wanted.units}; the observations are "
+            f"in {units}; convert them"
+        )
+
+
+def _check_cadence(settings: NeuralSettings, observed: xr.Dataset) -> None:
+    wanted = settings.window.step
+    found = step_of(observed) if observed.sizes["time"] > 1 else wanted
+    if wanted % found != pd.Timedelta(0):
+        raise ValueError(
+            f"this nowcaster was trained on frames every {wanted / pd.Timedelta(minutes=1):g} min; "
+            f"the observations come every {found / pd.Timedelta(minutes=1):g} min; train on them"
+        )
 
 
 def _check_grid(settings: NeuralSettings, observed: xr.Dataset) -> None:
@@ -654,6 +771,7 @@ def _network(settings: NeuralSettings, grid: tuple[int, int]) -> Any:
         grid=grid,
         head=settings.head,
         channels=settings.channels,
+        transform=settings.transform,
     )
 
 

@@ -6,7 +6,7 @@ import xarray as xr
 from nowcast import rainrate
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY, Variable, select
 from nowcast.data.archive import ingest
-from nowcast.data.observations import fingerprint, open_observations
+from nowcast.data.observations import fingerprint, open_by_grid, open_observations
 from nowcast.data.readers import read
 
 TEMPERATURE = Variable("t2m", "K", "2 metre temperature", "air_temperature", 180.0, 340.0)
@@ -83,6 +83,16 @@ def test_frames_on_different_grids_are_refused(files, tmp_path):
     with pytest.raises(ValueError, match="different grids") as caught:
         open_observations([*files, other])
     assert str(other) in str(caught.value)
+
+
+def test_frames_on_different_grids_can_be_opened_grid_by_grid(files, tmp_path, computing_fails):
+    other = knmi_sample.write_knmi(
+        tmp_path / "other.h5", knmi_sample.rain(9), "2010-08-26T01:00", row_offset=3651.0
+    )
+    with computing_fails():
+        parts = open_by_grid([files[1], other, files[0]])
+    xr.testing.assert_identical(parts[0], open_observations(files[:2]))
+    xr.testing.assert_identical(parts[1], open_observations(other))
 
 
 def test_different_quantities_are_not_put_together(files, tmp_path):

@@ -112,6 +112,19 @@ def test_keeps_the_contract_of_nowcasters(observed):
     check_nowcaster(WithMembers(Neighbours(), Draw(members=2)), observed)
 
 
+def test_what_is_said_of_the_field_is_not_said_of_members(observed):
+    class Deciding(Neighbours):
+        def nowcast(self, observed, **when):
+            made = super().nowcast(observed, **when)
+            return made.assign_attrs(field_rule="decides", calibration_sha256="ab")
+
+    drawn = _nowcast(WithMembers(Deciding(), Draw(members=1, seed=4)), observed)
+    assert drawn.attrs == {
+        "calibration_sha256": "ab",
+        "member_rule": "drawn from probability_of_exceedance with noise that moves along, seed 4",
+    }
+
+
 def test_probabilities_stay_and_members_take_the_place_of_the_field(observed, ensemble):
     plain = _nowcast(Neighbours(), observed)
     assert ensemble["rain_rate"].dims == ("base_time", "member", "lead_time", "y", "x")

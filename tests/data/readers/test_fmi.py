@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from pyproj import CRS, Transformer
 
-from nowcast.conventions import check_values, grid_id
+from nowcast.conventions import RAIN_RATE, check_values, grid_id
+from nowcast.data.observations import open_observations
 from nowcast.data.readers import read
 
 # 2 by 3 pixels: no echo, -31.5 dBZ, exactly 0 dBZ; 0.5 dBZ, 40 dBZ, no data.
@@ -30,6 +31,15 @@ def test_pgm_counts_become_reflectivity_and_what_is_not_above_zero_is_dry(pgm):
     reflectivity = read(pgm, reader="fmi_pgm")["reflectivity"]
     assert (reflectivity.attrs["units"], reflectivity.dtype) == ("dBZ", np.float32)
     np.testing.assert_array_equal(reflectivity.values, [DBZ])
+
+
+def test_pgm_reflectivity_opens_as_rain_rate(pgm):
+    rain_rate = open_observations(pgm, variable=RAIN_RATE)["rain_rate"]
+    assert rain_rate.chunks is not None
+    # (Z / 200)^(1 / 1.6): 0.5 dBZ is Z = 1.122, 40 dBZ is Z = 10,000.
+    np.testing.assert_allclose(rain_rate, [[[0, 0, 0], [0.03919, 11.5307, np.nan]]], rtol=1e-3)
+    assert rain_rate.attrs["units"] == "mm h-1"
+    assert rain_rate.attrs["comment"] == "from reflectivity by Z = 200 R^1.6"
 
 
 def test_pgm_is_the_same_gzipped(pgm, tmp_path):
