@@ -53,6 +53,7 @@ proof: $(BACKENDS) ## The long proofs, in over an hour: crashes, hostile files, 
 	run $(BIN)/python -m benchmarks.data --out $(PROOF)/data.json; \
 	run $(BIN)/python -m benchmarks.networks all --rounds 3 --out $(PROOF)/networks.json \
 	  --case ConvLSTM2D TimeDistributed "Moving MNIST"; \
+	run $(BIN)/python -m benchmarks.issuing --rounds 3 --most-seconds 180 --out $(PROOF)/issuing.json; \
 	if test -d "$(RADAR)"; then \
 	  run $(BIN)/python -m benchmarks.radar_families $(RADAR) --out $(PROOF)/families.json; fi; \
 	if test -n "$$failed"; then echo "failed:$$failed"; exit 1; fi; echo "figures are in $(PROOF)/"

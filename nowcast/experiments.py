@@ -497,6 +497,7 @@ def calibrated(
     *,
     block: Block | None,
     most_bias: float,
+    decision: str = "csi",
 ) -> NeuralNowcaster:
     """Give a network with calibration and decision levels fitted on the cases of a block.
 
@@ -519,7 +520,12 @@ def calibrated(
     every = pd.Timedelta(minutes=section.every_minutes)
     cases = case_times(observed, nowcasters={uri: one}, lead_times=leads, every=every, block=block)
     return calibrate(
-        one, observed, base_times=cases, most_bias=most_bias, batch_cases=section.batch_cases
+        one,
+        observed,
+        base_times=cases,
+        most_bias=most_bias,
+        decision=decision,
+        batch_cases=section.batch_cases,
     )
 
 

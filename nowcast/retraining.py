@@ -50,6 +50,7 @@ def retrain(
     out: Path,
     split: str = HELD_OUT,
     most_bias: float = MOST_BIAS,
+    decision: str = "csi",
     start: NeuralNowcaster | None = None,
     verbose: int = 1,
 ) -> Retrained:
@@ -69,6 +70,8 @@ def retrain(
         Block or blocks of the settings on which calibration and decision levels are fitted.
     most_bias
         Frequency bias of the field at most, on these.
+    decision
+        How the field is decided; see `nowcast.calibration.Postprocessing`.
     start
         Whose weights the training goes on from.
     verbose
@@ -77,7 +80,7 @@ def retrain(
     Raises
     ------
     ConfigError
-        If the settings' head gives no probabilities, or the split is of what was trained on.
+        If the settings' head gives no probabilities.
     """
     if config.network.head != "exceedance":
         raise ConfigError(
@@ -85,9 +88,7 @@ def retrain(
             "set network.head=exceedance, or use `nowcast train`"
         )
     if "train" in split.split("+"):
-        raise ConfigError(
-            f"calibrate on what was not trained on; received the split {split!r}; give {HELD_OUT}"
-        )
+        _LOG.warning("what was trained on is calibrated on too: probabilities will be too sure")
     block = experiments.block(config, observed, split=split)
     prepared = prepare(config, observed, work=tracking.work)
     checkpoint = checkpoint_of(config, prepared, work=tracking.work, start=start)
@@ -99,7 +100,13 @@ def retrain(
         with replacing(done) as temporary:
             temporary.write_text(json.dumps({"folder": str(folder)}))
     nowcaster = experiments.calibrated(
-        config, str(folder), observed, tracking, block=block, most_bias=most_bias
+        config,
+        str(folder),
+        observed,
+        tracking,
+        block=block,
+        most_bias=most_bias,
+        decision=decision,
     )
     nowcaster.save(out)
     return Retrained(nowcaster, out, folder)

@@ -59,7 +59,8 @@ class StudyFile(Section):
     settings: str  # TOML file of an experiment, from the folder of the study file
     split: Literal["validation", "test"] = "test"  # the block that runs are scored on
     most_bias: float = Field(MOST_BIAS, gt=0)  # of calibrated fields; see `nowcast calibrate`
-    variants: dict[str, tuple[str, ...]]  # by name: settings as section.field=value
+    common: tuple[str, ...] = ()  # settings of every run, as section.field=value
+    variants: dict[str, tuple[str, ...]]  # by name: settings of one run
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def open_study(path: Path | str, settings: list[str] | None = None) -> Study:
     file = validate(content, source=str(path))
     where = path.parent / file.settings
     try:
-        reference = load(where).replace(settings or [])
+        reference = load(where).replace([*file.common, *(settings or [])])
     except OSError as error:
         raise ConfigError(
             f"{path}: its settings file {where} cannot be read: {error.strerror}; name it from the "

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from nowcast.checkpoints import Checkpoint
+from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.tracking import Run
-from nowcast.training import checkpoint_of, fit, prepare, train
+from nowcast.training import checkpoint_of, fit, plan_of, prepare, train
 
 SETTINGS = [
     "training.epochs=4",
@@ -21,6 +22,18 @@ STOPPING_EARLY = [
     "training.optimizer=rmsprop",
     "training.schedule=constant",
     "training.learning_rate=0.3",
+]
+
+LAGRANGIAN = [
+    "network.name=lagrangian",
+    "network.settings={filters=[4, 8], dropout=0.2}",
+    "network.head=exceedance",
+    "network.levels=[0.2, 1.0, 5.0]",
+    "training.loss=ordinal",
+    "training.precision=mixed_bfloat16",
+    "training.sampling=intense",
+    "training.batch_size=4",
+    "training.steps_per_epoch=6",  # in which windows come again
 ]
 
 CHILD = """
@@ -51,10 +64,11 @@ def _assert_same(one, other):
 
 
 @pytest.mark.proof
+@pytest.mark.parametrize("more", [[], LAGRANGIAN], ids=["convlstm", "lagrangian"])
 def test_a_training_killed_with_signal_9_ends_with_the_weights_of_an_undisturbed_one(
-    small_config, small_observed, tmp_path
+    small_config, small_observed, tmp_path, more
 ):
-    config = small_config.replace(SETTINGS)
+    config = small_config.replace([*SETTINGS, *more])
     prepared = prepare(config, small_observed, work=tmp_path)
     code = CHILD.format(
         settings=config.model_dump_json(),
@@ -77,6 +91,45 @@ def test_a_training_killed_with_signal_9_ends_with_the_weights_of_an_undisturbed
     )
     assert epochs == [2, 3]
     _assert_same(resumed, fit(config, prepared, verbose=0))
+
+
+def test_a_training_that_sees_motion_goes_on_after_each_of_its_epochs(
+    small_config, small_observed, tmp_path, doubtful
+):
+    """Interrupted before each checkpoint in turn, and begun from the weights of another."""
+    config = small_config.replace([*SETTINGS, *LAGRANGIAN, "network.settings={filters=[4, 8]}"])
+    start = NeuralNowcaster.load(doubtful)
+    prepared = prepare(config, small_observed, work=tmp_path)
+    assert len(plan_of(config, prepared, "train")) < 24
+    whole, pieces = [], []
+    undisturbed = fit(
+        config,
+        prepared,
+        start=start,
+        on_epoch=lambda _, figures: whole.append((figures["loss"], figures["val_loss"])),
+        verbose=0,
+    )
+    assert len(whole) == config.training.epochs == 4
+
+    def piece(last):
+        def on_epoch(epoch, figures):
+            pieces.append((epoch, figures["loss"], figures["val_loss"]))
+            if epoch == last:
+                raise LostPowerError
+
+        checkpoint = checkpoint_of(config, prepared, work=tmp_path, start=start)
+        assert checkpoint.progress.epochs == max(last - 1, 0)
+        return fit(
+            config, prepared, start=start, on_epoch=on_epoch, checkpoint=checkpoint, verbose=0
+        )
+
+    for last in range(4):
+        with pytest.raises(LostPowerError):
+            piece(last)
+    _assert_same(piece(4), undisturbed)
+    # Each epoch that was lost is done again, and alike.
+    assert [epoch for epoch, *_ in pieces] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [figures for _, *figures in pieces] == [list(whole[at // 2]) for at in range(8)]
 
 
 def test_an_interrupted_training_stops_early_as_the_undisturbed_one_does(

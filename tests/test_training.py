@@ -12,9 +12,15 @@ from nowcast.conventions import RAIN_RATE
 from nowcast.frames import Batches, as_inputs
 from nowcast.networks.heads import Head
 from nowcast.networks.losses import loss_of
+from nowcast.nowcasters.motions import motions_of
+from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.rainrate import Transform
 from nowcast.training import (
+    _batches,
     _optimizer,
+    blocks_of,
+    checkpoint_of,
+    computing_in,
     feed,
     feed_tf_data,
     fit,
@@ -26,6 +32,14 @@ from nowcast.training import (
 )
 
 TRANSFORM = Transform("log", reference=5.0, top=3.0)
+# Of a network that sees motion, as that of the fixture `doubtful`.
+LAGRANGIAN = [
+    "network.name=lagrangian",
+    "network.settings={filters=[4, 8]}",
+    "network.head=exceedance",
+    "network.levels=[0.2, 1.0, 5.0]",
+    "training.loss=ordinal",
+]
 
 
 def test_codes_become_what_the_network_takes_on_the_device():
@@ -114,6 +128,38 @@ def test_keras_gets_every_batch_in_order_and_whole(small_config, small_observed,
     assert found.tolist() == expected
 
 
+def test_keras_gets_the_motion_with_every_batch(small_config, small_observed, tmp_path):
+    import keras
+
+    config = small_config.replace([*LAGRANGIAN, "training.augment=true", "training.batch_size=2"])
+    prepared = prepare(config, small_observed, work=tmp_path)
+    batches = _batches(config, prepared, "train", seed=4)
+    expected = [
+        (int(frames.sum()), float(motion[:, 0].sum()))
+        for frames, motion in (batches[index][0] for index in range(len(batches)))
+    ]
+    codes = keras.Input((3, 16, 16), dtype="uint16")
+    motion = keras.Input((2, 16, 16))
+    sums = [
+        keras.ops.sum(keras.ops.cast(codes, "float32"), axis=(1, 2, 3)),
+        keras.ops.sum(motion[:, 0], axis=(1, 2)),
+    ]
+    model = keras.Model([codes, motion], sums)
+    found = model.predict(feed(batches, workers=2), verbose=0)
+    both = [one[: 2 * (len(one) // 2)].reshape(-1, 2).sum(axis=1) for one in found]
+    whole = expected[: len(both[0])]
+    np.testing.assert_allclose(np.stack(both, axis=1), whole, rtol=1e-5, atol=1e-3)
+    assert np.abs(both[1]).max() > 1.0
+    # It is that of the base times, neither of the first nor of the last frames.
+    first = plan_of(config, prepared, "train").first[batches._order[:2]]
+    plain = motions_of(prepared.cache, RAIN_RATE)[first + 2]
+    np.testing.assert_allclose(
+        np.abs(batches[0][0][1]).sum(axis=(1, 2, 3)),
+        np.abs(plain.astype(np.float32)).sum(axis=(1, 2, 3)),
+        rtol=1e-4,
+    )
+
+
 def _drawn(config, prepared, **settings):
     """Batches of two, of which the last of an epoch is smaller."""
     planned = plan_of(config, prepared, "train")
@@ -144,6 +190,22 @@ def test_tf_data_gives_every_byte_of_two_epochs_while_memory_is_used_again(
         (one[0] != other[0]).any()
         for one, other in zip(expected[0][:-1], expected[1][:-1], strict=True)
     )
+
+
+def test_tf_data_gives_the_motion_too(small_config, small_observed, tmp_path):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    motions = motions_of(prepared.cache, RAIN_RATE)
+    dataset = feed_tf_data(_drawn(small_config, prepared, motions=motions), workers=2)
+    (frames, motion), targets = dataset.element_spec
+    assert frames.shape.as_list() == [None, 3, 16, 16]
+    assert motion.shape.as_list() == [None, 2, 16, 16]
+    assert targets.shape.as_list() == [None, 2, 16, 16, 1]
+    batches = _drawn(small_config, prepared, motions=motions)
+    batches.next_epoch()
+    for index, (inputs, leads) in enumerate(dataset):
+        wanted, its = batches[index]
+        for mine, expected in zip((*inputs, leads), (*wanted, its), strict=True):
+            np.testing.assert_array_equal(mine.numpy(), expected)
 
 
 def test_tf_data_knows_shapes_and_counts(small_config, small_observed, tmp_path):
@@ -207,6 +269,98 @@ def test_no_frame_outside_of_the_periods_is_read(small_config, small_observed, t
     inside = [place for a, b in periods.values() for place in range(a, b + 1)]
     assert list(prepared.cache.times) == list(times[inside])
     assert prepared.provenance["train_block"] == f"{times[0].isoformat()}/{times[18].isoformat()}"
+
+
+def test_stretches_are_dealt_and_no_window_reaches_over_two(small_config, small_observed, tmp_path):
+    shares = ["split.validation_fraction=0.3", "split.test_fraction=0.3"]
+    config = small_config.replace([*shares, "split.stretch_hours=1", "split.guard_minutes=10"])
+    prepared = prepare(config, small_observed, work=tmp_path)
+    assert sum(len(block.pieces) for block in prepared.blocks.values()) == 12  # three events
+    times = small_observed["time"].to_index()
+    assert prepared.blocks == blocks_of(config, small_observed)
+    offsets = window_of(config).offsets
+    for name, block in prepared.blocks.items():
+        bases = plan_of(config, prepared, name).base_times
+        # Of the six frames of an hour the last one is the guard; windows of five have one place.
+        assert len(bases) > 0
+        assert ((bases + offsets[-1]).floor("h") == (bases + offsets[0]).floor("h")).all()
+        assert block.holds(bases + offsets[0], bases + offsets[-1]).all()
+    assert len(prepared.cache.times) == len(times)
+    assert prepared.provenance["test_block"].count("/") == len(prepared.blocks["test"].pieces)
+
+
+def test_several_periods_are_read_and_what_lies_between_is_not(
+    small_config, small_observed, tmp_path
+):
+    times = small_observed["time"].to_index()
+
+    def period(*ends):
+        return " ".join(f"{times[a].isoformat()}/{times[b].isoformat()}" for a, b in ends)
+
+    config = small_config.replace(
+        [
+            f"split.train={period((0, 8), (19, 30))}",
+            f"split.validation={period((10, 18))}",
+            f"split.test={period((38, 50))}",
+        ]
+    )
+    holed = small_observed.copy(deep=True)
+    holed["rain_rate"][[9, *range(31, 38)]] = 5000.0  # would be refused if it were read
+    prepared = prepare(config, holed.chunk(time=1), work=tmp_path)
+    inside = [*range(9), *range(10, 31), *range(38, 51)]
+    assert list(prepared.cache.times) == list(times[inside])
+    bases = plan_of(config, prepared, "train").base_times
+    assert list(bases) == [*times[2:7], *times[21:29]]
+    assert prepared.provenance["train_block"] == period((0, 8), (19, 30))
+
+
+def test_a_validation_is_thinned_evenly_and_the_training_is_not(
+    small_config, small_observed, tmp_path, monkeypatch
+):
+    import keras
+
+    config = small_config.replace(["training.validation_windows=5", "training.batch_size=2"])
+    prepared = prepare(config, small_observed, work=tmp_path)
+    every, few = (plan_of(one, prepared, "validation").base_times for one in (small_config, config))
+    places = every.get_indexer(few)
+    assert places[[0, -1]].tolist() == [0, len(every) - 1]
+    assert len(few) == 5
+    assert np.ptp(np.diff(places)) <= 1
+    for block in ("train", "test"):
+        assert len(plan_of(config, prepared, block)) == len(plan_of(small_config, prepared, block))
+    given, fitted = [], keras.Model.fit
+
+    def watched(self, *arguments, validation_data, **settings):
+        given.append(len(validation_data))
+        return fitted(self, *arguments, validation_data=validation_data, **settings)
+
+    monkeypatch.setattr(keras.Model, "fit", watched)
+    fit(config, prepared, verbose=0)
+    assert given == [3]  # batches, of two windows and of one
+
+
+def test_an_epoch_may_have_more_steps_than_there_are_windows(
+    small_config, small_observed, tmp_path, monkeypatch
+):
+    import keras
+
+    config = small_config.replace(
+        ["training.epochs=2", "training.batch_size=4", "training.steps_per_epoch=9"]
+    )
+    prepared = prepare(config, small_observed, work=tmp_path)
+    assert len(plan_of(config, prepared, "train")) < 9 * 4
+    steps, fitted = [], keras.Model.fit
+
+    def watched(self, *arguments, callbacks, **settings):
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):  # noqa: ARG002
+                steps.append(batch)
+
+        return fitted(self, *arguments, callbacks=[*callbacks, Watch()], **settings)
+
+    monkeypatch.setattr(keras.Model, "fit", watched)
+    fit(config, prepared, verbose=0)
+    assert steps == [*range(9), *range(9)]
 
 
 def test_a_cache_made_elsewhere_is_divided_in_the_same_way(small_config, small_observed, tmp_path):
@@ -396,6 +550,10 @@ def test_a_square_that_fits_the_network_is_trained_on_where_the_grid_does_not(
         (["network.head=classes"], "learns from labels"),
         (["network.head=series"], "network 'convlstm' has no head 'series'"),
         (["training.loss=crps"], "does not fit the head 'field'"),
+        (["training.loss=ordinal"], "does not fit the head 'field'"),
+        ([*LAGRANGIAN, "network.settings={kernel=4}"], "kernel must be odd.* try 3 or 5"),
+        ([*LAGRANGIAN, "network.settings={kernel=5}"], "kernel of 5 cannot fit .* 2 x 2"),
+        ([*LAGRANGIAN, "training.crop_pixels=7"], r"multiples of 2 .* is 7; set it to 8"),
     ],
 )
 def test_wrong_settings_are_refused_before_a_training_starts(
@@ -488,3 +646,174 @@ def test_a_constant_learning_rate_does_not_fall(
     rates = [float(model.optimizer.learning_rate) for model in models]
     assert rates[0] == pytest.approx(small_config.training.learning_rate)
     assert rates[1] < 0.8 * rates[0]
+
+
+def _watched_fit(config, prepared, monkeypatch, **settings):
+    """Fit, and give the nowcaster and the Keras model that was compiled."""
+    import keras
+
+    models, compiled = [], keras.Model.compile
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            keras.Model,
+            "compile",
+            lambda self, **given: (models.append(self), compiled(self, **given)),
+        )
+        nowcaster = fit(config, prepared, verbose=0, **settings)
+    return nowcaster, models[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_layers_compute_in_the_precision_and_weights_have_32_bits(
+    small_config, small_observed, tmp_path, monkeypatch, precision
+):
+    import keras
+
+    config = small_config.replace([*LAGRANGIAN, f"training.precision={precision}"])
+    prepared = prepare(config, small_observed, work=tmp_path)
+    before = keras.config.dtype_policy().name
+    nowcaster, model = _watched_fit(config, prepared, monkeypatch)
+    assert keras.config.dtype_policy().name == before == "float32"
+    network = next(layer for layer in model.layers if layer.name == "lagrangian")
+    kinds = {layer.name.split("_")[0]: layer.compute_dtype for layer in network.layers}
+    assert kinds["conv2d"] == precision.removeprefix("mixed_")
+    exact = ("moved", "surer", "moving", "standing", "believed")  # where small differences count
+    assert {kinds[name] for name in exact} == {"float32"}
+    assert {weights.dtype for weights in nowcaster.weights} == {np.dtype(np.float32)}
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    frames = small_observed["rain_rate"].values[None, 2:5]
+    assert np.nanmax(nowcaster.forecast(frames)) > 0.0
+
+
+def test_16_bits_change_little_of_what_is_learnt(small_config, small_observed, tmp_path):
+    figures = {}
+    for precision in ("float32", "mixed_bfloat16"):
+        config = small_config.replace(
+            [*LAGRANGIAN, f"training.precision={precision}", "training.epochs=2"]
+        )
+        losses = figures[precision] = []
+        fit(
+            config,
+            prepare(config, small_observed, work=tmp_path),
+            on_epoch=lambda _, values, to=losses: to.append(values["val_loss"]),
+            verbose=0,
+        )
+    assert figures["mixed_bfloat16"] == pytest.approx(figures["float32"], rel=0.02)
+    assert figures["mixed_bfloat16"] != figures["float32"]
+    assert figures["float32"][1] < figures["float32"][0]
+
+
+def test_gradients_of_16_bits_with_little_range_are_scaled(
+    small_config, small_observed, tmp_path, monkeypatch
+):
+    """Else all that are below 6e-8 would be nothing; and the learning rate falls as ever."""
+    config = small_config.replace([*LAGRANGIAN, "training.precision=mixed_float16"])
+    prepared = prepare(config, small_observed, work=tmp_path)
+    nowcaster, model = _watched_fit(config, prepared, monkeypatch)
+    assert type(model.optimizer).__name__ == "LossScaleOptimizer"
+    assert 0.0 < float(model.optimizer.learning_rate) < 0.8 * config.training.learning_rate
+    assert all(np.isfinite(weights).all() for weights in nowcaster.weights)
+
+
+def test_the_precision_is_what_it_was_though_a_network_cannot_be_built():
+    import keras
+
+    class WrongError(Exception):
+        pass
+
+    with pytest.raises(WrongError), computing_in("mixed_bfloat16"):
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+        raise WrongError
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.fixture
+def begun(doubtful):
+    """A nowcaster whose weights are like no others."""
+    plain = NeuralNowcaster.load(doubtful)
+    random = np.random.default_rng(7)
+    weights = [random.normal(0.0, 0.1, one.shape).astype(np.float32) for one in plain.weights]
+    return NeuralNowcaster(plain.settings, weights, sha256="of these weights")
+
+
+def test_a_training_goes_on_from_the_weights_of_a_nowcaster(
+    small_config, small_observed, tmp_path, begun
+):
+    """With next to no learning it ends next to where it begins; by itself, elsewhere."""
+    slow = [*LAGRANGIAN, "training.learning_rate=1e-7", "training.schedule=constant"]
+    config = small_config.replace(slow)
+    prepared = prepare(config, small_observed, work=tmp_path)
+    figures = []
+    nowcaster = fit(config, prepared, start=begun, on_epoch=lambda _, its: figures.append(its))
+    steps = -(-len(plan_of(config, prepared, "train")) // config.training.batch_size)
+    moved = [
+        np.abs(one - other).max()
+        for one, other in zip(nowcaster.weights, begun.weights, strict=True)
+    ]
+    assert 0.0 < max(moved) < 2e-7 * steps
+    assert nowcaster.settings.provenance["started_from_sha256"] == "of these weights"
+    assert nowcaster.postprocessing is None
+    anew = fit(config, prepared, verbose=0)
+    assert max(np.abs(a - b).max() for a, b in zip(anew.weights, begun.weights, strict=True)) > 0.1
+    assert "started_from_sha256" not in anew.settings.provenance
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        (["network.settings={filters=[4, 4]}"], "network_settings"),
+        (["network.levels=[0.2, 1.0, 6.0]"], "head"),
+        (["window.lead_frames=1"], "window"),
+        (["transform.top=10.0"], "transform"),
+        (["network.channels=1"], "channels"),
+        (["variable.name=reflectivity", "data.step=0.5"], "variable"),
+        (["network.name=unet", "network.settings={filters=[4, 8]}"], "network"),
+    ],
+)
+def test_weights_of_something_else_are_refused_by_the_name_of_the_field(
+    small_config, small_observed, tmp_path, begun, changes, name
+):
+    config, observed = small_config.replace([*LAGRANGIAN, *changes]), small_observed
+    if name == "variable":
+        dbz = observed["rain_rate"].copy(data=observed["rain_rate"].values.clip(0.0, 90.0))
+        dbz.attrs = {**config.variable.variable.attributes}
+        observed = observed.drop_vars("rain_rate").assign(reflectivity=dbz)
+    prepared = prepare(config, observed, work=tmp_path)
+    with pytest.raises(ValueError, match=f"goes on from weights of the same {name}; the settings"):
+        fit(config, prepared, start=begun, verbose=0)
+
+
+def test_weights_of_one_grid_go_on_there_alone(trained, small_observed, small_config, tmp_path):
+    settings = ["network.name=cnn_lstm", "network.settings={filters=[4,8], units=16}"]
+    config = small_config.replace([*settings, "training.steps_per_epoch=1"])
+    start = fit(config, prepare(config, small_observed, work=tmp_path), verbose=0)
+    smaller = small_observed.isel(y=slice(12), x=slice(12))
+    prepared = prepare(config, smaller, work=tmp_path)
+    with pytest.raises(ValueError, match=r"takes grids of \(16, 16\) alone.* have \(12, 12\)"):
+        fit(config, prepared, start=start, verbose=0)
+    _, made = trained  # of a convlstm, which takes any
+    assert fit(
+        small_config, prepare(small_config, smaller, work=tmp_path), start=made.nowcaster, verbose=0
+    ).settings.grid == (12, 12)
+
+
+def test_a_training_that_starts_elsewhere_has_another_checkpoint(
+    small_config, small_observed, tmp_path, begun
+):
+    config = small_config.replace(LAGRANGIAN)
+    prepared = prepare(config, small_observed, work=tmp_path)
+    mine = checkpoint_of(config, prepared, work=tmp_path, start=begun).path
+    assert checkpoint_of(config, prepared, work=tmp_path, start=begun).path == mine
+    other = NeuralNowcaster(begun.settings, begun.weights, sha256="of others")
+    assert checkpoint_of(config, prepared, work=tmp_path, start=other).path != mine
+    assert checkpoint_of(config, prepared, work=tmp_path).path != mine
+
+
+def test_weights_of_16_bits_trained_issue_in_32(small_config, small_observed, tmp_path):
+    config = small_config.replace([*LAGRANGIAN, "training.precision=mixed_bfloat16"])
+    fitted = fit(config, prepare(config, small_observed, work=tmp_path), verbose=0)
+    loaded = NeuralNowcaster.load(fitted.save(tmp_path / "saved"))
+    network = loaded._network((16, 16))
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    frames = small_observed["rain_rate"].values[None, 2:5]
+    np.testing.assert_array_equal(loaded.forecast(frames), fitted.forecast(frames))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.calibration import MOST_BIAS, Postprocessing, count, field_of
+from nowcast.calibration import MOST_BIAS, Postprocessing, count, field_of, matched_levels
 from nowcast.calibration import fit as fit_postprocessing
 from nowcast.conventions import (
     EXCEEDANCE,
@@ -43,7 +43,10 @@ FORMAT = 2
 SETTINGS, WEIGHTS, MANIFEST = "settings.json", "network.weights.h5", "manifest.json"
 CALIBRATION = "calibration.json"  # only where there is one
 MEDIAN = 0.5
-DECIDED = "reaches a threshold where its calibrated probability reaches the decision level"
+DECIDED = {
+    "csi": "reaches a threshold where its calibrated probability reaches the decision level",
+    "area": "reaches a threshold where it is most probable, on as many pixels as extrapolation",
+}
 DISTRIBUTION_OF = {"exceedance": EXCEEDANCE, "quantiles": QUANTILES}  # by the head's kind
 SPACING_TOLERANCE = 0.01  # part by which a grid spacing may differ from the one trained on
 LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut into tiles
@@ -220,7 +223,8 @@ class NeuralNowcaster:
         if self.postprocessing is None:
             return nowcast
         return nowcast.assign_attrs(
-            field_rule=DECIDED, calibration_sha256=self.postprocessing.sha256
+            field_rule=DECIDED[self.postprocessing.decision],
+            calibration_sha256=self.postprocessing.sha256,
         )
 
     def forecast(self, frames: np.ndarray) -> np.ndarray:
@@ -255,16 +259,17 @@ class NeuralNowcaster:
             ``(batch, level, lead frame, y, x)``, calibrated if they are.
         """
         settings, head = self.settings, self.settings.head
+        self._check_frames(frames)
         if not self.corrected:
             return self._uncorrected(frames)
-        values = self._blended(frames)
+        moving = self._motion(frames)
+        moved = self._extrapolated(frames, moving)
+        values = self._blended(frames, moving, moved)
         distribution = np.moveaxis(values, -1, 1)
         field = values[..., 0]
         if head.kind == "exceedance" and self.postprocessing:
             distribution = self.postprocessing.calibration.calibrated(distribution)
-            field = self.postprocessing.levels.field(
-                distribution, transform=settings.transform, lowest=_lowest(settings)
-            )
+            field = self._decided(distribution, moved, self.postprocessing)
         elif head.kind == "exceedance":
             field = median_of_exceedance(values, settings)
         elif head.kind == "quantiles":
@@ -274,14 +279,28 @@ class NeuralNowcaster:
             forecasts[DISTRIBUTION_OF[head.kind]] = distribution
         return {name: array.astype(np.float32) for name, array in forecasts.items()}
 
-    def _blended(self, frames: np.ndarray) -> np.ndarray:
-        """Give the values of the head on the whole grid, missing where an input frame was."""
-        self._check_frames(frames)
+    def _decided(
+        self, distribution: np.ndarray, moved: np.ndarray, postprocessing: Postprocessing
+    ) -> np.ndarray:
+        """Give the field that calibrated probabilities decide, (batch, lead frame, y, x)."""
+        settings, head = self.settings, self.settings.head
+        how: dict[str, Any] = {"transform": settings.transform, "lowest": _lowest(settings)}
+        if postprocessing.decision == "csi":
+            return postprocessing.levels.field(distribution, **how)
+        levels = matched_levels(distribution, moved, head.levels)
+        ladder, levels = (np.moveaxis(one, 1, 0) for one in (distribution, levels))
+        return field_of(ladder, levels, thresholds=head.levels, **how)
+
+    def _blended(self, frames: np.ndarray, moving: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """Give the values of the head on the whole grid, missing where nothing is forecast.
+
+        That is where an input frame was missing; of a network that sees motion, where
+        extrapolation is: a sector that is missing in the last frame throws a shadow.
+        """
         height, width = frames.shape[2:]
         head, variable = self.settings.head, self.settings.variable
         leads = self.settings.window.lead_frames
         values = np.zeros((len(frames), leads, height, width, head.outputs), np.float32)
-        moving = self._motion(frames)
         for (rows, columns), weights in self._tiles((height, width), moving):
             tile = self._forecast(frames[..., rows, columns], moving[..., rows, columns])
             values[:, :, rows, columns] += weights[..., None] * tile
@@ -290,7 +309,7 @@ class NeuralNowcaster:
         values = np.clip(values, low, high)
         if np.isnan(values).any():  # it would pass for "not observed"
             raise ValueError(f"network {self.settings.network!r} gave NaN; train it again")
-        seen = self._reached(frames, moving)[..., None]
+        seen = np.isfinite(moved)[..., None]
         # By construction they fall or rise along the levels, but for the rounding of 32-bit floats.
         ordered = np.minimum.accumulate if probable else np.maximum.accumulate
         return np.where(seen, ordered(values, axis=-1), np.nan)
@@ -308,14 +327,19 @@ class NeuralNowcaster:
         return np.stack([motion(window[-used:], variable) for window in frames])
 
     def _extrapolated(self, frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
-        """Give the last frame advected to each lead time, (batch, lead frame, y, x)."""
+        """Give the last frame advected to each lead time, (batch, lead frame, y, x).
+
+        Of a network that sees no motion, the last frame as it is, missing where any frame was.
+        """
+        if not self.settings.motion_frames:
+            seen = np.isfinite(frames).all(axis=1)
+            return np.where(seen, frames[:, -1], np.nan)[:, None]
         steps = [float(lead) for lead in range(1, self.settings.window.lead_frames + 1)]
         pairs = zip(frames[:, -1], moving, strict=True)
         return np.stack([advect(last, flow, steps) for last, flow in pairs])
 
     def _uncorrected(self, frames: np.ndarray) -> dict[str, np.ndarray]:
         """Give what extrapolation says, and as certain."""
-        self._check_frames(frames)
         variable, levels = self.settings.variable, np.array(self.settings.head.levels)
         moved = self._extrapolated(frames, self._motion(frames))
         field = np.clip(moved, variable.valid_min, variable.valid_max)
@@ -324,18 +348,6 @@ class NeuralNowcaster:
         )
         forecasts = {variable.name: field, EXCEEDANCE: certain}
         return {name: array.astype(np.float32) for name, array in forecasts.items()}
-
-    def _reached(self, frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
-        """Tell which pixels are forecast, (batch, lead frame, y, x).
-
-        Those of which every input frame was observed; of a network that sees motion, those that
-        the last frame is advected to, as extrapolation has it: a missing sector throws a shadow.
-        """
-        if self.settings.motion_frames:
-            reached: np.ndarray = np.isfinite(self._extrapolated(frames, moving))
-        else:
-            reached = np.isfinite(frames).all(axis=1, keepdims=True)
-        return reached
 
     def _tiles(
         self, grid: tuple[int, int], moving: np.ndarray
@@ -409,6 +421,7 @@ def calibrate(
     *,
     base_times: pd.DatetimeIndex,
     most_bias: float = MOST_BIAS,
+    decision: str = "csi",
     batch_cases: int = 8,
 ) -> NeuralNowcaster:
     """Give a nowcaster with calibration and decision levels fitted on cases, its weights the same.
@@ -427,15 +440,23 @@ def calibrate(
         surer than it is, and than what the nowcaster is judged by.
     most_bias
         Frequency bias of the field at most, on these cases; on other weather it may be more.
+    decision
+        How the field is decided; see `nowcast.calibration.Postprocessing`.
     batch_cases
         Cases in memory at a time.
 
     Raises
     ------
     ValueError
-        If there is no case, or the head gives no probabilities.
+        If there is no case, the head gives no probabilities, or areas shall be those of
+        extrapolation and the network corrects none.
     """
     settings = nowcaster.settings
+    if decision == "area" and not settings.motion_frames:
+        raise ValueError(
+            f"network {settings.network!r} corrects no extrapolation, whose areas the field could "
+            "have; decide by csi"
+        )
     window = settings.window
     leads = pd.TimedeltaIndex([window.step * lead for lead in range(1, window.lead_frames + 1)])
     counts = count(
@@ -449,7 +470,7 @@ def calibrate(
         settings,
         nowcaster.weights,
         sha256=nowcaster.sha256,
-        postprocessing=fit_postprocessing(counts, most_bias=most_bias),
+        postprocessing=fit_postprocessing(counts, most_bias=most_bias, decision=decision),
     )
 
 

@@ -88,7 +88,7 @@ def test_trajectories_of_a_sixteenth_of_the_pixels_tell_those_of_all():
     fine = [_array(one) for one in of_every_pixel(_tensor(motion), 4)]
     for few, all_ in zip(coarse, fine, strict=True):
         inside = (slice(None), slice(8, -8), slice(8, -8))
-        np.testing.assert_allclose(few[inside], all_[inside], atol=0.02)
+        np.testing.assert_allclose(few[inside], all_[inside], atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_marks_are_carried_to_where_their_pixels_belong():
     """2 pixels down and 3 to the left in each step; each step and sequence has its own mark."""
     from nowcast.networks.advection import carried, nearest
 
-    grid, marks = (16, 24), [[(3, 20), (5, 17), (2, 22)], [(0, 23), (9, 12), (6, 11)]]
+    grid, marks = (16, 24), [[(3, 20), (5, 17), (2, 22)], [(1, 21), (9, 12), (6, 11)]]
     features = np.zeros((2, 3, *grid, 2))
     for one, of_steps in enumerate(marks):
         for step, (row, column) in enumerate(of_steps):

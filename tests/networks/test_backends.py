@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_networks import GRID, INPUT_FRAMES, LEAD_FRAMES, SMALL
+from test_networks import LEAD_FRAMES, LOSSES, SMALL, head_of, inputs_of
 
 from nowcast.networks import NETWORKS
 from nowcast.nowcasters.neural import NeuralNowcaster
@@ -21,45 +21,52 @@ QUICKLY = "--xla_backend_optimization_level=0"  # JAX then compiles in half the 
 ABSENT = ("tensorflow", "mlflow", "dask", "distributed", "netCDF4", "h5netcdf")
 pytestmark = pytest.mark.proof
 
-# Builds each network, compiled as trainings are; saves its weights and what it makes of them.
-WRITING = """
+# What both of the next begin with: `networks()` builds each network, and gives it with what it sees
+# and with its loss.
+BEGINNING = """
 import json, sys
 from pathlib import Path
 import keras, numpy as np
+from nowcast.conventions import RAIN_RATE
 from nowcast.networks import build
-backend, folder, names = keras.backend.backend(), Path(sys.argv[1]), json.loads(sys.argv[2])
-random = np.random.default_rng(0)
-frames = random.random((2, *names.pop("input")), np.float32)
-lead_frames, losses = names.pop("lead_frames"), {}
-for number, (name, settings) in enumerate(names.items()):
-    keras.utils.set_random_seed(100 * len(backend) + number)
-    network = build(name, settings=settings, input_frames=frames.shape[1],
-                    lead_frames=lead_frames, grid=frames.shape[2:4])
-    network.compile(keras.optimizers.Adam(1e-2), "mse",
+from nowcast.networks.heads import Head
+from nowcast.networks.losses import loss_of
+from nowcast.rainrate import Transform
+backend, folder = keras.backend.backend(), Path(sys.argv[1])
+def networks():
+    for number, (name, one) in enumerate(json.loads(sys.argv[2]).items()):
+        keras.utils.set_random_seed(100 * len(backend) + number)
+        inputs = [np.array(each, "f4") for each in one["inputs"]]
+        head = Head(one["head"], tuple(one["levels"]))
+        loss = loss_of(one["loss"], head=head, variable=RAIN_RATE, transform=Transform())
+        _, frames, *grid, _ = inputs[0].shape
+        network = build(name, settings=one["settings"], input_frames=frames,
+                        lead_frames=one["lead_frames"], grid=tuple(grid), head=head)
+        yield name, network, inputs if len(inputs) > 1 else inputs[0], loss
+"""
+
+# Builds each network, compiled as trainings are; saves its weights and what it makes of them.
+WRITING = """
+losses = {}
+for name, network, inputs, loss in networks():
+    network.compile(keras.optimizers.Adam(1e-2), loss,
                     jit_compile=False if backend == "tensorflow" else "auto")
-    targets = np.repeat(frames[:, -1:, ..., :1], lead_frames, axis=1)
-    losses[name] = [float(network.train_on_batch(frames, targets)) for _ in range(8)]
+    frames = inputs[0] if isinstance(inputs, list) else inputs
+    targets = np.repeat(frames[:, -1:, ..., :1], network.output_shape[1], axis=1)
+    losses[name] = [float(network.train_on_batch(inputs, targets)) for _ in range(8)]
     network.save_weights(folder / f"{name}.{backend}.weights.h5")
-    np.save(folder / f"{name}.{backend}.npy", keras.ops.convert_to_numpy(network(frames)))
+    np.save(folder / f"{name}.{backend}.npy", keras.ops.convert_to_numpy(network(inputs)))
 (folder / f"{backend}.json").write_text(json.dumps(losses))
 """
 
 # Loads the weights that every backend wrote and compares what it makes of them with what they did.
 READING = """
-import json, sys
-from pathlib import Path
-import keras, numpy as np
-from nowcast.networks import build
-backend, folder, names = keras.backend.backend(), Path(sys.argv[1]), json.loads(sys.argv[2])
-frames = np.random.default_rng(0).random((2, *names.pop("input")), np.float32)
-lead_frames, off = names.pop("lead_frames"), {}
-for name, settings in names.items():
-    network = build(name, settings=settings, input_frames=frames.shape[1],
-                    lead_frames=lead_frames, grid=frames.shape[2:4])
+off = {}
+for name, network, inputs, _ in networks():
     for weights in sorted(folder.glob(f"{name}.*.weights.h5")):
         network.load_weights(weights)
         theirs = np.load(folder / (weights.name.removesuffix(".weights.h5") + ".npy"))
-        ours = keras.ops.convert_to_numpy(network(frames))
+        ours = keras.ops.convert_to_numpy(network(inputs))
         off[f"{name} {weights.name.split('.')[1]}"] = float(np.abs(ours - theirs).max())
 (folder / f"{backend}.off.json").write_text(json.dumps(off))
 """
@@ -109,14 +116,24 @@ def exchanged(tmp_path_factory):
     """A folder with what every installed backend wrote, and what each read of all."""
     folder = tmp_path_factory.mktemp("exchanged")
     installed = [backend for backend in BACKENDS if find_spec(backend)]
-    content = json.dumps(
-        {"input": [INPUT_FRAMES, *GRID, 2], "lead_frames": LEAD_FRAMES}
-        | {name: SMALL[name] for name in sorted(NETWORKS)}
-    )
+    content = json.dumps({name: _told(name) for name in sorted(NETWORKS)})
     for script in (WRITING, READING):
         for backend in installed:
-            _run(backend, "-c", script, folder, content)
+            _run(backend, "-c", BEGINNING + script, folder, content)
     return folder
+
+
+def _told(name):
+    """Give what the scripts need to know of a network, as JSON types."""
+    head, inputs = head_of(name), inputs_of(name, 2)
+    return {
+        "settings": SMALL[name],
+        "head": head.kind,
+        "levels": head.levels,
+        "loss": LOSSES[head.kind],
+        "lead_frames": LEAD_FRAMES,
+        "inputs": [one.tolist() for one in (inputs if isinstance(inputs, list) else [inputs])],
+    }
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -140,7 +157,8 @@ def test_weights_of_any_backend_give_the_same_under_another(exchanged, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_network_keeps_its_contract(backend):
     _installed(backend)
-    report = _run(backend, "-m", "pytest", "-q", "-m", "", "tests/networks/test_networks.py")
+    files = [f"tests/networks/test_{name}.py" for name in ("networks", "advection", "lagrangian")]
+    report = _run(backend, "-m", "pytest", "-q", "-m", "", *files)
     assert " passed" in report
     assert "skipped" not in report
 

@@ -124,10 +124,25 @@ def test_a_loss_that_does_not_fit_the_head_is_refused_with_those_that_do(head, k
     assert f"takes {', '.join(LOSSES[head])}; set training.loss" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["balanced", "b_mse", "b_mae"])
+@pytest.mark.parametrize("kind", ["balanced", "b_mse", "b_mae", "ordinal_heavy"])
 def test_weights_by_rain_rate_are_for_rain_only(kind):
+    head = Head("exceedance", (270.0,)) if kind == "ordinal_heavy" else Head()
     with pytest.raises(ValueError, match=f"{kind!r} is for rain, not 't2m'"):
-        loss_of(kind, head=Head(), variable=TEMPERATURE, transform=LOG)
+        loss_of(kind, head=head, variable=TEMPERATURE, transform=LOG)
+
+
+def test_what_weighs_all_alike_is_for_any_quantity():
+    """Chances 0.8, and 0.5 of these, of 270 and 280 K; 275 K reaches the first alone."""
+    scale = Transform("linear", offset=200.0, top=300.0)
+    found = _of(
+        "ordinal",
+        scale.forward(np.array([275.0])),
+        [[_logit(0.8), _logit(0.5)]],
+        head=Head("exceedance", (270.0, 280.0)),
+        variable=TEMPERATURE,
+        transform=scale,
+    )
+    assert found == pytest.approx(-np.log(0.8 * 0.5), rel=1e-5)
 
 
 def test_squared_and_absolute_error_by_hand():
@@ -212,6 +227,74 @@ def test_a_value_equal_to_the_threshold_reaches_it(transform, level):
     )
     assert at == pytest.approx(0.0, abs=1e-6)
     assert below == pytest.approx(1.0, rel=1e-6)
+
+
+def test_ordinal_is_the_logarithm_of_the_chance_of_the_interval_by_hand():
+    """Chances 0.8, 0.4 and 0.1 of reaching 1, 5 and 20 mm/h."""
+    levels, raw = (1.0, 5.0, 20.0), [_raw_of([0.8, 0.4, 0.1])]
+    intervals = {0.3: 0.2, 1.0: 0.4, 3.0: 0.4, 5.0: 0.3, 12.0: 0.3, 20.0: 0.1, 60.0: 0.1}
+    for rain_rate, chance in intervals.items():
+        target = LOG.forward(np.array([rain_rate]))
+        found = _of("ordinal", target, raw, head=Head("exceedance", levels), transform=LOG)
+        assert found == pytest.approx(-np.log(chance), rel=1e-4)
+
+
+def test_ordinal_is_that_logarithm_whatever_the_network_gives():
+    """By NumPy from the probabilities that the head makes of the outputs, mean over pixels."""
+    random, levels = np.random.default_rng(0), (0.3, 0.5, 0.8, 1.2)
+    head = Head("exceedance", levels)
+    raw, targets = random.normal(0.0, 2.0, (200, 4)), random.uniform(0.0, 1.5, 200)
+    targets[::7] = np.nan
+    probabilities = np.asarray(head.values(_tensor(raw)), float)
+    whole = np.concatenate([np.ones((200, 1)), probabilities, np.zeros((200, 1))], axis=1)
+    seen = np.isfinite(targets)
+    place = np.searchsorted(levels, targets[seen], side="right")
+    of_interval = -np.diff(whole, axis=1)[seen, place]
+    assert set(place) == {0, 1, 2, 3, 4}
+    found = _of("ordinal", targets, raw, head=head)
+    assert found == pytest.approx(-np.log(of_interval).mean(), rel=1e-4)
+
+
+def test_ordinal_teaches_nothing_of_levels_above_the_one_that_was_missed():
+    """Its gradient is p - 1 where a level was reached, p at the next, and nothing above."""
+    head = Head("exceedance", (0.3, 0.5, 0.8))
+    loss = loss_of("ordinal", head=head, variable=RAIN_RATE, transform=SAME)
+    raw = np.array([[0.5, -1.0, 2.0]] * 3, np.float32)
+    targets = np.array([[0.1], [0.6], [0.9]])
+    found = _gradient(lambda outputs: loss(_tensor(targets), outputs), raw)
+    p = 1.0 / (1.0 + np.exp(-raw[0]))
+    expected = [[p[0], 0.0, 0.0], [p[0] - 1, p[1] - 1, p[2]], p - 1]
+    np.testing.assert_allclose(found, np.array(expected) / 3, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("variable", "levels", "transform"),
+    [
+        (RAIN_RATE, (1.0, 10.0, 200.0), LOG),
+        (
+            REFLECTIVITY,
+            tuple(float(dbz) for dbz in to_reflectivity(np.array([1.0, 10.0, 200.0]))),
+            Transform("linear", top=60.0),
+        ),
+    ],
+    ids=["rain rate", "reflectivity"],
+)
+def test_heavier_rain_weighs_more_in_the_heavy_ordinal_loss_by_hand(variable, levels, transform):
+    """Weights of 1 + 1, 1 + 10 and 24 at most; each level reached has a chance of 1/2."""
+    head = Head("exceedance", levels)
+    found = [
+        _of(
+            "ordinal_heavy",
+            transform.forward(np.array([value])),
+            [[0.0, 0.0, 0.0]],
+            head=head,
+            variable=variable,
+            transform=transform,
+        )
+        for value in (levels[0] - 0.1, *levels)
+    ]
+    weighted = np.log(2.0) * np.array([2.0, 2.0 + 11.0, 2.0 + 11.0 + 24.0, 2.0 + 11.0 + 24.0])
+    np.testing.assert_allclose(found, weighted, rtol=1e-4)
 
 
 def test_cross_entropy_of_classes_by_hand():
@@ -335,6 +418,28 @@ def test_the_true_quantile_minimises_the_pinball_loss(quantile):
     ]
     best = candidates[int(np.argmin(losses))]
     assert best == pytest.approx(np.quantile(targets, quantile), abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["ordinal", "ordinal_heavy"])
+def test_true_probabilities_of_all_levels_minimise_the_ordinal_losses(kind):
+    """Of 100 pixels 60, 30 and 10 reach 0.3, 0.5 and 0.8: of one level's, half the next, a third.
+
+    Proper also where heavier rain weighs more: no chance can be told apart from the others'.
+    """
+    head = HEADS["exceedance"]
+    targets = np.array([0.1] * 40 + [0.4] * 30 + [0.6] * 20 + [0.9] * 10)
+
+    def loss(chances):
+        raw = np.tile([_logit(one) for one in chances], (100, 1))
+        return _of(kind, targets, raw, head=head)
+
+    true = np.array([0.6, 0.5, 1.0 / 3.0])
+    best = loss(true)
+    for level in range(3):
+        for off in (-0.1, -0.03, 0.03, 0.1):
+            other = true.copy()
+            other[level] += off
+            assert loss(other) > best + 1e-4
 
 
 @pytest.mark.parametrize("kind", LOSSES["exceedance"])

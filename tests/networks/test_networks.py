@@ -2,13 +2,14 @@
 
 import functools
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from nowcast.conventions import RAIN_RATE
-from nowcast.networks import NETWORKS, build, settings_of
-from nowcast.networks.heads import Head
+from nowcast.networks import NETWORKS, build, sees_motion, settings_of
+from nowcast.networks.heads import FRAME_HEADS, Head
 from nowcast.networks.losses import loss_of
 from nowcast.rainrate import Transform
 
@@ -17,12 +18,15 @@ SMALL = {
     "convgru": {"features": 4, "filters": [6, 4], "strides": [2, 2], "kernel": 3},
     "convlstm": {"filters": [8, 4]},
     "fc_lstm": {"units": [32, 16]},
+    "lagrangian": {"filters": [8, 8]},
     "predrnn": {"filters": 8, "layers": 2},
     "simvp": {"filters": 4, "translator_filters": 8, "depth": 2, "kernels": [3, 5], "groups": 2},
     "trajgru": {"features": 4, "filters": [6, 4], "strides": [2, 2], "links": 2, "flow_kernel": 3},
     "unet": {"filters": [8, 8], "dropout": 0.2},
 }
 LEVELS = Head("quantiles", levels=(0.1, 0.5, 0.9))
+HEADS = (Head(), LEVELS, Head("exceedance", levels=(0.2, 0.8, 1.8)))
+LOSSES = {"field": "mse", "quantiles": "quantile", "exceedance": "ordinal"}
 INPUT_FRAMES, LEAD_FRAMES, GRID = 2, 3, (8, 12)
 
 
@@ -31,18 +35,36 @@ def name(request):
     return request.param
 
 
+def head_of(name):
+    """Give the first of these heads that a network has."""
+    known = getattr(import_module(NETWORKS[name]), "HEADS", FRAME_HEADS)
+    return next(head for head in HEADS if head.kind in known)
+
+
 def _build(name, grid=GRID, head=None, **settings):
     import keras
 
     keras.utils.set_random_seed(0)
-    return build(
+    network = build(
         name,
         settings={**SMALL[name], **settings},
         input_frames=INPUT_FRAMES,
         lead_frames=LEAD_FRAMES,
         grid=grid,
-        head=head,
+        head=head or head_of(name),
     )
+    return drawn(network)
+
+
+def drawn(network):
+    """Draw the kernels that start at nothing: behind them, what a network sees is hidden."""
+    import keras
+
+    random = np.random.default_rng(0)
+    for weights in network.trainable_variables:
+        if len(weights.shape) > 1 and not keras.ops.convert_to_numpy(weights.value).any():
+            weights.assign(random.normal(0.0, 0.3, tuple(weights.shape)))
+    return network
 
 
 @functools.cache
@@ -51,36 +73,52 @@ def _built(name):
     return _build(name)
 
 
-def _frames(samples, grid=GRID):
-    return np.random.default_rng(0).random((samples, INPUT_FRAMES, *grid, 2), np.float32)
+def inputs_of(name, samples, grid=GRID):
+    """Give frames, and their motion where a network sees that."""
+    random = np.random.default_rng(0)
+    frames = random.random((samples, INPUT_FRAMES, *grid, 2), np.float32)
+    if not sees_motion(settings_of(name, SMALL[name])):
+        return frames
+    smooth = np.cumsum(random.normal(0.0, 0.1, (samples, 2, *grid)), axis=-1)
+    return [frames, smooth.astype(np.float32)]
 
 
-def _outputs(network, frames):
+def _with_frames(inputs, frames):
+    return [frames, *inputs[1:]] if isinstance(inputs, list) else frames
+
+
+def _outputs(network, inputs):
     from keras import ops
 
-    return ops.convert_to_numpy(network(frames))
+    return ops.convert_to_numpy(network(inputs))
 
 
-def _loss():
-    return loss_of("mse", head=Head(), variable=RAIN_RATE, transform=Transform())
+def _loss(name):
+    head = head_of(name)
+    kind = LOSSES[head.kind]
+    return loss_of(kind, head=head, variable=RAIN_RATE, transform=Transform())
 
 
-def _compile(network, optimizer):
+def _compile(name, network, optimizer):
     """Prepare steps that run eagerly: to trace such small networks takes longer than they do.
 
     Under JAX it is the other way round, since it compiles each operation of an eager step.
     """
     import keras
 
-    network.compile(optimizer, _loss(), run_eagerly=keras.backend.backend() != "jax")
+    network.compile(optimizer, _loss(name), run_eagerly=keras.backend.backend() != "jax")
 
 
-@pytest.mark.parametrize("head", [Head(), LEVELS], ids=["field", "quantiles"])
+@pytest.mark.parametrize("head", [None, LEVELS], ids=["own", "quantiles"])
 def test_frames_in_raw_lead_frames_out(name, head):
-    network = _built(name) if head == Head() else _build(name, head=head)
+    if head and head_of(name).kind == "exceedance":
+        with pytest.raises(ValueError, match="has no head 'quantiles'; it has exceedance"):
+            _build(name, head=head)
+        return
+    network, head = _build(name, head=head) if head else _built(name), head or head_of(name)
     assert network.output_shape == (None, LEAD_FRAMES, *GRID, head.outputs)
     for samples in (1, 2):
-        outputs = _outputs(network, _frames(samples))
+        outputs = _outputs(network, inputs_of(name, samples))
         assert outputs.shape == (samples, LEAD_FRAMES, *GRID, head.outputs)
         assert outputs.dtype == np.float32
         assert np.isfinite(outputs).all()
@@ -88,29 +126,32 @@ def test_frames_in_raw_lead_frames_out(name, head):
 
 
 def test_the_output_depends_on_every_input_frame(name):
-    frames = _frames(1)
-    before = _outputs(_built(name), frames)
+    inputs = inputs_of(name, 1)
+    before = _outputs(_built(name), inputs)
     for frame in range(INPUT_FRAMES):
-        changed = frames.copy()
+        changed = (inputs[0] if isinstance(inputs, list) else inputs).copy()
         changed[:, frame] += 1.0
-        assert np.abs(_outputs(_built(name), changed) - before).max() > 1e-6
+        after = _outputs(_built(name), _with_frames(inputs, changed))
+        assert np.abs(after - before).max() > 1e-6
 
 
 def test_a_sequence_does_not_depend_on_the_others_of_its_batch(name):
-    frames = _frames(3)
-    alone = _outputs(_built(name), frames[1:2])
-    np.testing.assert_allclose(_outputs(_built(name), frames)[1:2], alone, atol=1e-5)
+    inputs = inputs_of(name, 3)
+    one = [each[1:2] for each in inputs] if isinstance(inputs, list) else inputs[1:2]
+    alone = _outputs(_built(name), one)
+    np.testing.assert_allclose(_outputs(_built(name), inputs)[1:2], alone, atol=1e-5)
 
 
 def test_a_few_steps_lower_the_loss(name):
     import keras
 
     network = _build(name)
-    _compile(network, keras.optimizers.Adam(2e-2))
-    frames = _frames(2)
+    _compile(name, network, keras.optimizers.Adam(2e-2))
+    inputs = inputs_of(name, 2)
+    frames = inputs[0] if isinstance(inputs, list) else inputs
     targets = np.repeat(frames[:, -1:, ..., :1], LEAD_FRAMES, axis=1)
     targets[:, :, :2] = np.nan
-    losses = [float(network.train_on_batch(frames, targets)) for _ in range(6)]
+    losses = [float(network.train_on_batch(inputs, targets)) for _ in range(6)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -129,14 +170,14 @@ def test_a_missing_pixel_has_no_gradient(name):
     network, added = _build(name), Added()
     before = network.get_weights()
     model = keras.Model(network.input, added(network.output))
-    _compile(model, keras.optimizers.SGD(1.0))
+    _compile(name, model, keras.optimizers.SGD(1.0))
     targets = np.random.default_rng(1).random((1, LEAD_FRAMES, *GRID, 1), np.float32)
     missing = targets > 0.5
-    model.train_on_batch(_frames(1), np.full_like(targets, np.nan))
+    model.train_on_batch(inputs_of(name, 1), np.full_like(targets, np.nan))
     for weights, same in zip(network.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weights, same)
-    model.train_on_batch(_frames(1), np.where(missing, np.nan, targets))
-    moved = keras.ops.convert_to_numpy(added.added)
+    model.train_on_batch(inputs_of(name, 1), np.where(missing, np.nan, targets))
+    moved = np.abs(keras.ops.convert_to_numpy(added.added)).max(axis=-1, keepdims=True)
     assert (moved[missing[0]] == 0.0).all()
     assert np.count_nonzero(moved[~missing[0]]) > 0.99 * np.count_nonzero(~missing)
     assert all(np.isfinite(weights).all() for weights in network.get_weights())
@@ -152,15 +193,16 @@ def test_mixed_precision_gives_32_bits_and_about_the_same(name, policy):
     keras.config.set_dtype_policy(policy)
     try:
         network = _build(name)
-        outputs = _outputs(network, _frames(1))
-        _compile(network, keras.optimizers.Adam(1e-3))
-        loss = float(network.train_on_batch(_frames(1), np.zeros_like(outputs)))
+        outputs = _outputs(network, inputs_of(name, 1))
+        _compile(name, network, keras.optimizers.Adam(1e-3))
+        targets = np.zeros_like(outputs[..., :1])
+        loss = float(network.train_on_batch(inputs_of(name, 1), targets))
     finally:
         keras.config.set_dtype_policy(before)
     assert outputs.dtype == np.float32
     assert {weight.dtype for weight in network.trainable_variables} == {"float32"}
     assert np.isfinite(loss)
-    exact = _outputs(_built(name), _frames(1))
+    exact = _outputs(_built(name), inputs_of(name, 1))
     assert 0 < np.abs(outputs - exact).max() < 0.1 * np.ptp(exact)
 
 
@@ -172,9 +214,10 @@ def test_settings_and_weights_give_the_network_again(name, tmp_path):
     again = _build(name, **written)
     for weights in again.trainable_variables:
         weights.assign(weights + 0.1)
-    assert np.abs(_outputs(again, _frames(1)) - _outputs(_built(name), _frames(1))).max() > 1e-4
+    inputs = inputs_of(name, 1)
+    assert np.abs(_outputs(again, inputs) - _outputs(_built(name), inputs)).max() > 1e-4
     again.load_weights(tmp_path / "network.weights.h5")
-    np.testing.assert_array_equal(_outputs(again, _frames(1)), _outputs(_built(name), _frames(1)))
+    np.testing.assert_array_equal(_outputs(again, inputs), _outputs(_built(name), inputs))
 
 
 def test_the_configuration_gives_the_network_again(name):
@@ -182,7 +225,8 @@ def test_the_configuration_gives_the_network_again(name):
 
     again = keras.Model.from_config(_built(name).get_config())
     again.set_weights(_built(name).get_weights())
-    np.testing.assert_array_equal(_outputs(again, _frames(1)), _outputs(_built(name), _frames(1)))
+    inputs = inputs_of(name, 1)
+    np.testing.assert_array_equal(_outputs(again, inputs), _outputs(_built(name), inputs))
 
 
 def test_weights_go_to_another_grid_where_the_settings_say_so(name):
@@ -193,7 +237,8 @@ def test_weights_go_to_another_grid_where_the_settings_say_so(name):
     assert same == settings_of(name, SMALL[name]).any_grid
     if same:
         other.set_weights(_built(name).get_weights())
-    assert _outputs(other, _frames(1, grid)).shape == (1, LEAD_FRAMES, *grid, 1)
+    outputs = head_of(name).outputs
+    assert _outputs(other, inputs_of(name, 1, grid)).shape == (1, LEAD_FRAMES, *grid, outputs)
 
 
 def test_a_grid_that_does_not_fit_is_refused(name):

@@ -148,7 +148,7 @@ def test_tiles_of_a_local_function_equal_the_whole_away_from_seams(nowcaster, mo
     """The mean of the pixels around each, as of a network that sees two pixels far."""
     from scipy.ndimage import uniform_filter
 
-    def local(_, frames):
+    def local(_, frames, __=None):
         means = uniform_filter(frames[:, -1:], size=(1, 1, 5, 5), mode="constant")
         return np.repeat(means, 2, axis=1)[..., None]
 
@@ -160,7 +160,7 @@ def test_tiles_of_a_local_function_equal_the_whole_away_from_seams(nowcaster, mo
     tiled = nowcaster.forecast(frames)
     size = nowcaster.settings.grid if not nowcaster.settings.takes_any_grid else (32, 32)
     seam = np.zeros((50, 70), bool)
-    for (rows, columns), _ in nowcaster._tiles((50, 70)):
+    for (rows, columns), _ in nowcaster._tiles((50, 70), np.zeros((2, 0, 50, 70))):
         assert (rows.stop - rows.start, columns.stop - columns.start) == size
         for edge in {rows.start, rows.stop} - {0, 50}:
             seam[max(edge - 2, 0) : edge + 2, columns] = True
@@ -244,7 +244,7 @@ def test_tiles_blend_probabilities_and_quantiles(probable, monkeypatch):
     whole = _whole(probable, larger)
     monkeypatch.setattr(neural, "LARGEST_GRID", 100)
     monkeypatch.setattr(neural, "TILE", 16)
-    assert len(probable._tiles((24, 24))) == 4
+    assert len(probable._tiles((24, 24), np.zeros((2, 0, 24, 24)))) == 4
     tiled = check_nowcast(_whole(probable, larger))
     for name in whole:
         assert tiled[name].notnull().all()

@@ -1,0 +1,310 @@
+"""Networks that correct extrapolation, as nowcasters; `test_neural` has what all share."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nowcast.conventions import check_nowcast
+from nowcast.data.synthetic import synthesise
+from nowcast.networks.heads import Head
+from nowcast.nowcasters import neural, open_nowcaster
+from nowcast.nowcasters.extrapolation import motion
+from nowcast.nowcasters.neural import NeuralNowcaster, calibrate
+from nowcast.testing import check_nowcaster
+from nowcast.training import fit, prepare
+
+LEVELS = (0.2, 1.0, 5.0)
+LEADS = pd.to_timedelta([10, 20], unit="min")
+PROBABILITY = "probability_of_exceedance"
+
+
+@pytest.fixture(scope="module")
+def untrained(doubtful):
+    return open_nowcaster(doubtful)
+
+
+@pytest.fixture(scope="module")
+def corrections(untrained):
+    """Give one whose weights are drawn, so that its corrections are anything but nothing."""
+    random = np.random.default_rng(0)
+    weights = [random.normal(0.0, 0.2, one.shape) for one in untrained.weights]
+    return NeuralNowcaster(untrained.settings, weights)
+
+
+@pytest.fixture(scope="module")
+def fitted(small_config, small_observed, tmp_path_factory):
+    """Trained for a moment, and calibrated on the first event."""
+    config = small_config.replace(
+        [
+            "network.name=lagrangian",
+            "network.settings={filters=[4, 8]}",
+            "network.head=exceedance",
+            f"network.levels={list(LEVELS)}",
+            "training.loss=ordinal",
+            "training.epochs=2",
+        ]
+    )
+    prepared = prepare(config, small_observed, work=tmp_path_factory.mktemp("work"))
+    raw = fit(config, prepared, verbose=0)
+    return calibrate(raw, small_observed, base_times=small_observed["time"].to_index()[2:16])
+
+
+def _nowcast(nowcaster, observed, places=slice(4, 6), leads=LEADS):
+    return nowcaster.nowcast(
+        observed, base_times=observed["time"].to_index()[places], lead_times=leads
+    )
+
+
+@pytest.mark.parametrize("which", ["untrained", "corrections", "fitted"])
+def test_it_keeps_the_contract(which, request, small_observed):
+    check_nowcaster(request.getfixturevalue(which), small_observed)
+
+
+def test_uncorrected_it_keeps_the_contract(untrained, small_observed):
+    plain = NeuralNowcaster(untrained.settings, untrained.weights, corrected=False)
+    check_nowcaster(plain, small_observed)
+
+
+def _holed(observed):
+    """Rain of which a sector was never observed, and a spot in the last frame alone was not."""
+    holed = observed.copy(deep=True)
+    holed["rain_rate"][:, :, :5] = np.nan
+    holed["rain_rate"][5, 9:11, 9:12] = np.nan
+    return holed
+
+
+@pytest.mark.parametrize("holes", [False, True], ids=["whole", "holed"])
+def test_uncorrected_it_is_extrapolation_to_the_last_bit(corrections, small_observed, holes):
+    plain = NeuralNowcaster(corrections.settings, corrections.weights, corrected=False)
+    observed = _holed(small_observed) if holes else small_observed
+    ours, theirs = (
+        _nowcast(one, observed, slice(3, 9)) for one in (plain, open_nowcaster("extrapolation"))
+    )
+    assert theirs["rain_rate"].isnull().any()
+    np.testing.assert_array_equal(ours["rain_rate"], theirs["rain_rate"])
+    certain = ours[PROBABILITY]
+    reached = theirs["rain_rate"] >= certain["threshold"]
+    expected = reached.where(theirs["rain_rate"].notnull()).transpose(*certain.dims)
+    np.testing.assert_array_equal(certain, expected)
+    corrected = _nowcast(corrections, observed, slice(3, 9))
+    assert float(abs(corrected["rain_rate"] - ours["rain_rate"]).max()) > 0.1
+
+
+def test_untrained_it_is_first_wet_where_extrapolation_is(untrained, small_observed):
+    places = slice(2, 18)
+    ours = _nowcast(untrained, small_observed, places, LEADS[:1])["rain_rate"].values
+    theirs = _nowcast(open_nowcaster("extrapolation"), small_observed, places, LEADS[:1])
+    theirs = theirs["rain_rate"].values
+    seen = np.isfinite(theirs) & (np.abs(theirs - LEVELS[0]) > 0.02)
+    # All but a few: the network finds where pixels came from for a sixteenth of them.
+    assert ((ours >= LEVELS[0]) == (theirs >= LEVELS[0]))[seen].mean() > 0.995
+    assert 0.02 < (ours >= LEVELS[0]).mean() < 0.98
+
+
+@pytest.mark.parametrize("which", ["corrections", "fitted"])
+def test_a_missing_sector_throws_the_shadow_that_extrapolation_says(which, request, small_observed):
+    nowcaster = request.getfixturevalue(which)
+    holed = small_observed.copy(deep=True)
+    holed["rain_rate"][:, :, :5] = np.nan
+    ours = _nowcast(nowcaster, holed, slice(2, 18))
+    theirs = _nowcast(open_nowcaster("extrapolation"), holed, slice(2, 18))
+    missing = theirs["rain_rate"].isnull()
+    np.testing.assert_array_equal(ours["rain_rate"].isnull(), missing)
+    in_levels = ours[PROBABILITY].isnull()
+    assert (in_levels == missing).all()
+    first, second = (missing.isel(lead_time=lead) for lead in (0, 1))
+    assert int(second.sum()) > int(first.sum())  # it grows with the lead time
+    moved = missing.any(("lead_time", "y")).sum("x")
+    assert int(moved.max()) > 5  # beyond the sector itself
+
+
+def test_a_hole_in_an_earlier_frame_alone_hides_nothing(corrections, small_observed):
+    holed = small_observed.copy(deep=True)
+    holed["rain_rate"][4, 2:6, 2:6] = np.nan
+    base = slice(5, 6)
+    ours = _nowcast(corrections, holed, base)["rain_rate"]
+    theirs = _nowcast(open_nowcaster("extrapolation"), holed, base)["rain_rate"]
+    np.testing.assert_array_equal(ours.isnull(), theirs.isnull())
+    assert bool(ours[:, 0, 2:6, 2:6].notnull().all())
+
+
+@pytest.mark.parametrize("which", ["untrained", "fitted"])
+def test_where_nothing_rains_it_forecasts_nothing(which, request, small_observed):
+    nowcaster = request.getfixturevalue(which)
+    dry = small_observed.copy(deep=True)
+    dry["rain_rate"][:] = 0.0
+    nowcast = check_nowcast(_nowcast(nowcaster, dry, slice(2, 10)))
+    assert (nowcast["rain_rate"] == 0.0).all()
+    assert float(nowcast[PROBABILITY].max()) < 0.5
+    wet = _nowcast(nowcaster, small_observed, slice(2, 10))
+    assert float(wet["rain_rate"].max()) > 0.0
+
+
+def test_a_sequence_whose_last_frame_shows_nothing_hides_itself_alone(corrections):
+    """As an endpoint gets it: bare arrays."""
+    frames = np.random.default_rng(0).gamma(0.5, 2.0, (2, 3, 16, 16)).astype(np.float32)
+    frames[1, -1] = np.nan
+    both = corrections.forecast(frames)
+    assert np.isnan(both[1]).all()
+    np.testing.assert_allclose(both[0], corrections.forecast(frames[:1])[0], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(both[0]).any()
+
+
+def test_motion_is_found_of_as_many_frames_as_it_has_and_three_at_most(untrained, monkeypatch):
+    used = []
+
+    def watched(frames, variable):
+        used.append(len(frames))
+        return motion(frames, variable)
+
+    monkeypatch.setattr(neural, "motion", watched)
+    frames = np.random.default_rng(0).gamma(0.5, 2.0, (1, 3, 16, 16)).astype(np.float32)
+    untrained.forecast(frames)
+    window = dataclasses.replace(untrained.settings.window, input_frames=2)
+    assert dataclasses.replace(untrained.settings, window=window).motion_frames == 2
+    window = dataclasses.replace(untrained.settings.window, input_frames=6)
+    assert dataclasses.replace(untrained.settings, window=window).motion_frames == 3
+    assert used == [3]
+
+
+def _of_pixels(metres):
+    return synthesise(hours=2, size=16, grid_spacing_m=metres).load()
+
+
+def test_observations_that_do_not_fit_are_refused_by_name(untrained, small_observed):
+    with pytest.raises(ValueError, match=r"trained on pixels of 2000 m; .* have 1000 m; average"):
+        _nowcast(untrained, _of_pixels(1000.0))
+    with pytest.raises(ValueError, match=r"on frames every 10 min; .* come every 15 min"):
+        _nowcast(untrained, synthesise(hours=3, size=16, step_minutes=15).load())
+    other = small_observed.copy()
+    other["rain_rate"] = other["rain_rate"].assign_attrs(units="m s-1")
+    with pytest.raises(ValueError, match="rain_rate in mm h-1; the observations are in m s-1"):
+        _nowcast(untrained, other)
+    renamed = small_observed.rename(rain_rate="reflectivity")
+    with pytest.raises(ValueError, match=r"forecasts rain_rate \(mm h-1\); .* hold reflectivity"):
+        _nowcast(untrained, renamed)
+    with pytest.raises(ValueError, match=r"gives lead times from .* received 0 days 00:30:00"):
+        _nowcast(untrained, small_observed, leads=pd.to_timedelta([30], unit="min"))
+
+
+def test_pixels_that_differ_by_less_than_a_hundredth_are_taken(untrained):
+    assert np.isfinite(_nowcast(untrained, _of_pixels(2010.0))["rain_rate"]).any()
+
+
+def test_frames_that_come_more_often_are_taken_at_its_own_step(untrained):
+    finer = synthesise(hours=2, size=16, step_minutes=5).load()
+    at_ten = finer.isel(time=slice(0, None, 2))
+    base = finer["time"].to_index()[12:13]
+    ours, theirs = (
+        untrained.nowcast(one, base_times=base, lead_times=LEADS)["rain_rate"].values
+        for one in (finer, at_ten)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_network_without_motion_has_nothing_to_leave_uncorrected(untrained):
+    settings = dataclasses.replace(
+        untrained.settings, network="convlstm", network_settings={"filters": [8]}, head=Head()
+    )
+    assert settings.motion_frames == 0
+    with pytest.raises(ValueError, match=r"'convlstm' sees no motion.* leave corrected=True"):
+        NeuralNowcaster(settings, [], corrected=False)
+
+
+def test_a_saved_one_gives_the_same_nowcast(corrections, small_observed, tmp_path):
+    loaded = open_nowcaster(corrections.save(tmp_path / "saved"))
+    assert loaded.settings.to_dict() == corrections.settings.to_dict()
+    assert loaded.corrected
+    expected = _nowcast(corrections, small_observed)
+    assert _nowcast(loaded, small_observed).identical(expected)
+
+
+def test_a_grid_that_is_no_multiple_is_padded_and_cut_back(corrections):
+    odd = synthesise(hours=2, size=19).load()
+    nowcast = check_nowcast(_nowcast(corrections, odd))
+    theirs = _nowcast(open_nowcaster("extrapolation"), odd)["rain_rate"]
+    np.testing.assert_array_equal(nowcast["rain_rate"].isnull(), theirs.isnull())
+
+
+# Smooth and known: up to 2.4 pixels per step, so that a tile's rim is of 10 and RIM pixels.
+def _shearing(frames, _):
+    rows, columns = np.mgrid[: frames.shape[1], : frames.shape[2]]
+    along_x = 1.6 + 0.8 * np.sin(rows / 25.0)
+    along_y = -1.2 + 0.6 * np.cos(columns / 30.0)
+    return np.stack([along_x, along_y])
+
+
+@pytest.fixture
+def tiled(corrections, monkeypatch):
+    """Give the probabilities of a grid as a whole and in tiles, and the tiles."""
+    monkeypatch.setattr(neural, "motion", _shearing)
+    rain = synthesise(hours=1, size=96, seed=2)["rain_rate"].values[None, 1:4]
+
+    def both(height, width, *, tile=16, rim):
+        frames = rain[..., :height, :width]
+        with monkeypatch.context() as patched:
+            whole = corrections.forecasts(frames)[PROBABILITY]
+            for name, value in {"LARGEST_GRID": 100, "TILE": tile, "RIM": rim}.items():
+                patched.setattr(neural, name, value)
+            pieces = corrections.forecasts(frames)[PROBABILITY]
+            cut = corrections._tiles((height, width), corrections._motion(frames))
+        return whole, pieces, [where for where, _ in cut]
+
+    return both
+
+
+def test_tiles_give_what_the_whole_grid_gives(tiled):
+    """Where each begins at a pixel that the scales of the network, and of motion, have in common.
+
+    Of a rim too narrow for what flows in, they do not.
+    """
+    whole, pieces, cut = tiled(80, 68, rim=10)
+    assert sorted({(rows.start, columns.start) for rows, columns in cut}) == [
+        (0, 0),
+        (0, 12),
+        (12, 0),
+        (12, 12),
+        (24, 0),
+        (24, 12),
+    ]
+    assert {rows.stop - rows.start for rows, _ in cut} == {56}
+    seen = np.isfinite(whole)
+    np.testing.assert_array_equal(np.isfinite(pieces), seen)
+    assert 0.5 < seen.mean() < 1.0
+    assert np.nanstd(whole) > 0.1
+    np.testing.assert_allclose(pieces[seen], whole[seen], atol=2e-3)
+    _, narrow, cut = tiled(80, 68, tile=32, rim=-10)
+    assert {rows.stop - rows.start for rows, _ in cut} == {32}
+    assert np.nanmax(np.abs(narrow - whole)) > 0.05
+
+
+def test_tiles_that_begin_anywhere_have_no_seam(tiled):
+    """They see their scales from other pixels on, so that they differ a little, and smoothly."""
+    whole, pieces, cut = tiled(83, 56, rim=10)
+    starts = [rows.start for rows, _ in cut]
+    assert starts == [0, 9, 18, 27]
+    assert np.nanmean(np.abs(pieces - whole)) < 0.02
+    steps = [np.abs(np.diff(one, axis=-2)) for one in (whole, pieces)]
+    for start in starts[1:]:
+        seam = slice(start + 18, start + 22)  # where a tile begins to count
+        assert np.nanmean(steps[1][..., seam, :]) < 1.2 * np.nanmean(steps[0][..., seam, :])
+
+
+def test_a_low_grid_is_cut_along_its_length_alone(corrections, monkeypatch):
+    """Lower than two rims: what is not cut has no rim."""
+    monkeypatch.setattr(neural, "LARGEST_GRID", 100)
+    monkeypatch.setattr(neural, "TILE", 16)
+    monkeypatch.setattr(neural, "RIM", 10)
+    cut = corrections._tiles((24, 160), np.full((1, 2, 24, 160), 2.0))
+    rim, total = 10 + 2 * (2 + 3 - 1), np.zeros((24, 160))
+    assert len(cut) > 2
+    for (rows, columns), weights in cut:
+        assert rows == slice(0, 24)
+        total[rows, columns] += weights
+        assert (weights >= 0.0).all()
+        if columns.start:
+            assert (weights[:, :rim] == 0.0).all()
+        assert (weights > 0.0).mean() > 0.2
+    np.testing.assert_allclose(total, 1.0)
