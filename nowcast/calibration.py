@@ -28,7 +28,6 @@ FEWEST_EVENTS = 1000  # pixels with the event, and without it, on which anything
 FEWEST_PIXELS = 500  # of a bin, below which it is taken together with the next
 TILT = 1e-4  # part of the network's own slope in a curve, so that it is flat nowhere
 MOST_BIAS = 1.5  # frequency bias of the events forecast by decision levels
-DECISIONS = ("csi", "area")
 WITHOUT_COUNTS = 0.5  # decision level where too few events were seen: the median
 COUNTS = ("probability_count", "probability_events", "probability_sum")
 
@@ -488,53 +487,6 @@ def field_of(
     return np.where(np.isnan(probabilities[0]), np.nan, values)
 
 
-def matched_levels(
-    probabilities: np.ndarray, extrapolated: np.ndarray, thresholds: tuple[float, ...]
-) -> np.ndarray:
-    """Give the probabilities from which on as many pixels are decided as extrapolation has.
-
-    The probability-matched field of Ebert (2001), with probabilities in the place of a mean.
-
-    Parameters
-    ----------
-    probabilities : (..., threshold, lead_time, y, x)
-        NaN where missing.
-    extrapolated : (..., lead_time, y, x)
-        In the units of the thresholds; what is NaN there or here does not count.
-    thresholds
-        Rising.
-
-    Returns
-    -------
-    levels : (..., threshold, lead_time, 1, 1)
-        Above 0; infinite where extrapolation has no such pixel.
-
-    References
-    ----------
-    Ebert (2001), doi:10.1175/1520-0493(2001)129<2461:AOAPMS>2.0.CO;2
-
-    Examples
-    --------
-    >>> likely = np.array([[[[0.1, 0.6, 0.3, 0.2]]]])
-    >>> matched_levels(likely, np.array([[[12.0, 3.0, 11.0, 0.0]]]), (10.0,)).ravel()
-    array([0.3])
-    """
-    *batch, _, _, height, width = probabilities.shape
-    flat = probabilities.reshape(*probabilities.shape[:-2], height * width)
-    moved = extrapolated.reshape(*extrapolated.shape[:-2], height * width)
-    levels = np.full(flat.shape[:-1], np.inf)
-    for place in np.ndindex(*levels.shape):
-        *case, at, lead = place
-        chances, came = flat[place], moved[(*case, lead)]
-        seen = np.isfinite(chances) & np.isfinite(came)
-        many = int(np.count_nonzero(came[seen] >= thresholds[at]))
-        if many:
-            chances = chances[seen]
-            levels[place] = np.partition(chances, len(chances) - many)[len(chances) - many]
-    least = np.finfo(np.float32).tiny
-    return np.maximum(levels, least).reshape(*batch, *levels.shape[-2:], 1, 1)
-
-
 def _at(values: np.ndarray, place: np.ndarray) -> np.ndarray:
     found: np.ndarray = np.take_along_axis(values, place[None], axis=0)[0]
     return found
@@ -563,27 +515,18 @@ class Postprocessing:
         Of the same thresholds and lead times.
     provenance
         What is known of the cases.
-    decision
-        ``csi``: `levels` decide. ``area``: of each case as many pixels reach a threshold as in
-        its extrapolation, those where it is most probable (`matched_levels`); where the weather
-        differs from what was learnt from, this warns neither too often nor too rarely.
 
     Raises
     ------
     ValueError
-        If the two do not fit each other, or the decision is unknown.
+        If the two do not fit each other.
     """
 
     calibration: Calibration
     levels: DecisionLevels
     provenance: dict[str, str] = field(default_factory=dict)
-    decision: str = "csi"
 
     def __post_init__(self) -> None:
-        if self.decision not in DECISIONS:
-            raise ValueError(
-                f"unknown decision {self.decision!r}; known are {' and '.join(DECISIONS)}"
-            )
         ladders = [(part.thresholds, part.lead_minutes) for part in (self.calibration, self.levels)]
         if ladders[0] != ladders[1]:
             raise ValueError(
@@ -602,7 +545,6 @@ class Postprocessing:
                 for curves in self.calibration.curves
             ],
             "levels": self.levels.levels,
-            "decision": self.decision,
             "provenance": self.provenance,
         }
         return json.dumps(content, sort_keys=True, allow_nan=False)
@@ -632,11 +574,9 @@ class Postprocessing:
             )
             levels = tuple(tuple(map(float, row)) for row in content["levels"])
             provenance = dict(content["provenance"])
-            decision = str(content.get("decision", "csi"))  # there was no other before
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a saved calibration does not fit: {error!r}") from error
-        parts = Calibration(*ladder, curves), DecisionLevels(*ladder, levels)
-        return cls(*parts, provenance, decision)
+        return cls(Calibration(*ladder, curves), DecisionLevels(*ladder, levels), provenance)
 
     @property
     def sha256(self) -> str:
@@ -644,9 +584,7 @@ class Postprocessing:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def fit(
-    counts: xr.Dataset, *, most_bias: float = MOST_BIAS, decision: str = "csi"
-) -> Postprocessing:
+def fit(counts: xr.Dataset, *, most_bias: float = MOST_BIAS) -> Postprocessing:
     """Fit calibration and decision levels to added counts, by the rules of both.
 
     Parameters
@@ -656,13 +594,11 @@ def fit(
         kept as provenance.
     most_bias
         Highest frequency bias of the events forecast by decision levels.
-    decision
-        See `Postprocessing`.
     """
     calibration = Calibration.fit(counts)
     levels = DecisionLevels.fit(counts, calibration, most_bias=most_bias)
     told = {str(name): str(value) for name, value in counts.attrs.items()}
-    return Postprocessing(calibration, levels, told, decision)
+    return Postprocessing(calibration, levels, told)
 
 
 def _ladder_of(counts: xr.Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
@@ -626,7 +626,6 @@ def calibrate(
     config: Path | None = None,
     set_: Settings = None,
     most_bias: float = 1.2,
-    decision: Literal["csi", "area"] = "csi",
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> None:
@@ -659,9 +658,6 @@ def calibrate(
         A setting instead of the file's.
     most_bias
         Frequency bias of the field at most, on these cases.
-    decision
-        How the field is decided: by levels of probability with the best CSI, or on as many pixels
-        as extrapolation has.
     work
         Folder of runs, models and caches.
     as_json
@@ -679,7 +675,6 @@ def calibrate(
         _tracking(work),
         block=block,
         most_bias=most_bias,
-        decision=decision,
     )
     made.save(out)
     _json({"folder": str(out)}) if as_json else print(out)
@@ -697,7 +692,6 @@ def retrain(
     start: Annotated[str, Parameter(name="--from")] = "",
     split: str = "validation+test",
     most_bias: float = 1.2,
-    decision: Literal["csi", "area"] = "csi",
     dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -727,9 +721,6 @@ def retrain(
         Blocks of the settings that are calibrated on, with + between.
     most_bias
         Frequency bias of the field at most, on these.
-    decision
-        How the field is decided: by levels of probability with the best CSI, or on as many pixels
-        as extrapolation has.
     work
         Folder of runs, models and caches.
     as_json
@@ -752,7 +743,6 @@ def retrain(
             out=out,
             split=split,
             most_bias=most_bias,
-            decision=decision,
             start=before,
             verbose=0 if as_json else _bar(),
         )

@@ -497,7 +497,6 @@ def calibrated(
     *,
     block: Block | None,
     most_bias: float,
-    decision: str = "csi",
 ) -> NeuralNowcaster:
     """Give a network with calibration and decision levels fitted on the cases of a block.
 
@@ -524,7 +523,6 @@ def calibrated(
         observed,
         base_times=cases,
         most_bias=most_bias,
-        decision=decision,
         batch_cases=section.batch_cases,
     )
 

@@ -50,7 +50,6 @@ def retrain(
     out: Path,
     split: str = HELD_OUT,
     most_bias: float = MOST_BIAS,
-    decision: str = "csi",
     start: NeuralNowcaster | None = None,
     verbose: int = 1,
 ) -> Retrained:
@@ -70,8 +69,6 @@ def retrain(
         Block or blocks of the settings on which calibration and decision levels are fitted.
     most_bias
         Frequency bias of the field at most, on these.
-    decision
-        How the field is decided; see `nowcast.calibration.Postprocessing`.
     start
         Whose weights the training goes on from.
     verbose
@@ -106,7 +103,6 @@ def retrain(
         tracking,
         block=block,
         most_bias=most_bias,
-        decision=decision,
     )
     nowcaster.save(out)
     return Retrained(nowcaster, out, folder)

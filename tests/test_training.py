@@ -721,9 +721,13 @@ def test_the_precision_is_what_it_was_though_a_network_cannot_be_built():
     class WrongError(Exception):
         pass
 
-    with pytest.raises(WrongError), computing_in("mixed_bfloat16"):
-        assert keras.config.dtype_policy().name == "mixed_bfloat16"
-        raise WrongError
+    def wrong():
+        with computing_in("mixed_bfloat16"):
+            assert keras.config.dtype_policy().name == "mixed_bfloat16"
+            raise WrongError
+
+    with pytest.raises(WrongError):
+        wrong()
     assert keras.config.dtype_policy().name == "float32"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.calibration import MOST_BIAS, Postprocessing, count, field_of, matched_levels
+from nowcast.calibration import MOST_BIAS, Postprocessing, count, field_of
 from nowcast.calibration import fit as fit_postprocessing
 from nowcast.conventions import (
     EXCEEDANCE,
@@ -43,10 +43,7 @@ FORMAT = 2
 SETTINGS, WEIGHTS, MANIFEST = "settings.json", "network.weights.h5", "manifest.json"
 CALIBRATION = "calibration.json"  # only where there is one
 MEDIAN = 0.5
-DECIDED = {
-    "csi": "reaches a threshold where its calibrated probability reaches the decision level",
-    "area": "reaches a threshold where it is most probable, on as many pixels as extrapolation",
-}
+DECIDED = "reaches a threshold where its calibrated probability reaches the decision level"
 DISTRIBUTION_OF = {"exceedance": EXCEEDANCE, "quantiles": QUANTILES}  # by the head's kind
 SPACING_TOLERANCE = 0.01  # part by which a grid spacing may differ from the one trained on
 LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut into tiles
@@ -223,7 +220,7 @@ class NeuralNowcaster:
         if self.postprocessing is None:
             return nowcast
         return nowcast.assign_attrs(
-            field_rule=DECIDED[self.postprocessing.decision],
+            field_rule=DECIDED,
             calibration_sha256=self.postprocessing.sha256,
         )
 
@@ -269,7 +266,9 @@ class NeuralNowcaster:
         field = values[..., 0]
         if head.kind == "exceedance" and self.postprocessing:
             distribution = self.postprocessing.calibration.calibrated(distribution)
-            field = self._decided(distribution, moved, self.postprocessing)
+            field = self.postprocessing.levels.field(
+                distribution, transform=settings.transform, lowest=_lowest(settings)
+            )
         elif head.kind == "exceedance":
             field = median_of_exceedance(values, settings)
         elif head.kind == "quantiles":
@@ -278,18 +277,6 @@ class NeuralNowcaster:
         if head.kind in DISTRIBUTION_OF:
             forecasts[DISTRIBUTION_OF[head.kind]] = distribution
         return {name: array.astype(np.float32) for name, array in forecasts.items()}
-
-    def _decided(
-        self, distribution: np.ndarray, moved: np.ndarray, postprocessing: Postprocessing
-    ) -> np.ndarray:
-        """Give the field that calibrated probabilities decide, (batch, lead frame, y, x)."""
-        settings, head = self.settings, self.settings.head
-        how: dict[str, Any] = {"transform": settings.transform, "lowest": _lowest(settings)}
-        if postprocessing.decision == "csi":
-            return postprocessing.levels.field(distribution, **how)
-        levels = matched_levels(distribution, moved, head.levels)
-        ladder, levels = (np.moveaxis(one, 1, 0) for one in (distribution, levels))
-        return field_of(ladder, levels, thresholds=head.levels, **how)
 
     def _blended(self, frames: np.ndarray, moving: np.ndarray, moved: np.ndarray) -> np.ndarray:
         """Give the values of the head on the whole grid, missing where nothing is forecast.
@@ -421,7 +408,6 @@ def calibrate(
     *,
     base_times: pd.DatetimeIndex,
     most_bias: float = MOST_BIAS,
-    decision: str = "csi",
     batch_cases: int = 8,
 ) -> NeuralNowcaster:
     """Give a nowcaster with calibration and decision levels fitted on cases, its weights the same.
@@ -440,23 +426,15 @@ def calibrate(
         surer than it is, and than what the nowcaster is judged by.
     most_bias
         Frequency bias of the field at most, on these cases; on other weather it may be more.
-    decision
-        How the field is decided; see `nowcast.calibration.Postprocessing`.
     batch_cases
         Cases in memory at a time.
 
     Raises
     ------
     ValueError
-        If there is no case, the head gives no probabilities, or areas shall be those of
-        extrapolation and the network corrects none.
+        If there is no case, or the head gives no probabilities.
     """
     settings = nowcaster.settings
-    if decision == "area" and not settings.motion_frames:
-        raise ValueError(
-            f"network {settings.network!r} corrects no extrapolation, whose areas the field could "
-            "have; decide by csi"
-        )
     window = settings.window
     leads = pd.TimedeltaIndex([window.step * lead for lead in range(1, window.lead_frames + 1)])
     counts = count(
@@ -470,7 +448,7 @@ def calibrate(
         settings,
         nowcaster.weights,
         sha256=nowcaster.sha256,
-        postprocessing=fit_postprocessing(counts, most_bias=most_bias, decision=decision),
+        postprocessing=fit_postprocessing(counts, most_bias=most_bias),
     )
 
 
