@@ -457,7 +457,7 @@ def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.nd
         "channels",
     )
     for name in names:
-        wanted, found = getattr(settings, name), getattr(start.settings, name)
+        wanted, found = (_complete(name, one) for one in (settings, start.settings))
         if wanted != found:
             raise ValueError(
                 f"a training goes on from weights of the same {name}; the settings have {wanted}, "
@@ -469,6 +469,13 @@ def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.nd
             f"was trained; the observations have {settings.grid}; train anew"
         )
     return start.weights
+
+
+def _complete(name: str, settings: NeuralSettings) -> Any:
+    """Give a field of settings; of those of a network, with its defaults for what is not said."""
+    if name == "network_settings":
+        return settings_of(settings.network, settings.network_settings)
+    return getattr(settings, name)
 
 
 def checkpoint_of(

@@ -406,6 +406,35 @@ def test_json_is_all_that_train_prints(capsys, tmp_path):
     assert json.loads(printed)["uri"] == "models:/nowcast/1"
 
 
+def test_train_goes_on_from_a_nowcaster_and_takes_its_network(capsys, tmp_path, doubtful):
+    """Of settings that ask for a convlstm; one epoch with next to no learning."""
+    from nowcast.nowcasters.neural import NeuralNowcaster
+    from nowcast.tracking import Tracking
+
+    begun, work = NeuralNowcaster.load(doubtful), tmp_path / "work"
+    settings = ["loss=ordinal", "learning_rate=1e-7", "precision=mixed_bfloat16"]
+    more = [f"--set=training.{setting}" for setting in settings]
+    arguments = ("train", SMALL, "--work", work, "--json", *more, "--from")
+    status, printed, complaint = _run(capsys, *arguments, doubtful)
+    assert status == 0, complaint
+    made = json.loads(printed)
+    trained = NeuralNowcaster.load(made["folder"])
+    for name in ("network", "head", "variable", "transform", "window", "channels"):
+        assert getattr(trained.settings, name) == getattr(begun.settings, name)
+    moved = [abs(a - b).max() for a, b in zip(trained.weights, begun.weights, strict=True)]
+    assert 0.0 < max(moved) < 1e-5
+    assert trained.settings.provenance["started_from_sha256"] == begun.sha256
+    client = Tracking(work).connect().MlflowClient()
+    assert client.get_run(made["run_id"]).data.params["start.sha256"] == begun.sha256
+    assert client.get_run(made["run_id"]).data.params["network.name"] == "lagrangian"
+    status, line = _refusal(capsys, *arguments, "persistence")
+    assert status == 2
+    assert "'persistence' has no weights to go on from; give a trained nowcaster" in line
+    status, line = _refusal(capsys, *arguments, tmp_path / "absent")
+    assert status == 1
+    assert "absent" in line
+
+
 def test_serve_ends_with_all_its_processes_when_told_to(trained):
     import signal
     import urllib.request

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,9 @@ import pandas as pd
 import pytest
 
 from nowcast.cache import Coding, open_cache
-from nowcast.conventions import RAIN_RATE
-from nowcast.frames import Batches, as_inputs
+from nowcast.conventions import RAIN_RATE, REFLECTIVITY
+from nowcast.frames import Batches, Window, as_inputs
+from nowcast.networks import version_of
 from nowcast.networks.heads import Head
 from nowcast.networks.losses import loss_of
 from nowcast.nowcasters.motions import motions_of
@@ -18,6 +20,7 @@ from nowcast.rainrate import Transform
 from nowcast.training import (
     _batches,
     _optimizer,
+    _weights_for,
     blocks_of,
     checkpoint_of,
     computing_in,
@@ -315,11 +318,9 @@ def test_several_periods_are_read_and_what_lies_between_is_not(
 
 
 def test_a_validation_is_thinned_evenly_and_the_training_is_not(
-    small_config, small_observed, tmp_path, monkeypatch
+    small_config, small_observed, tmp_path
 ):
-    import keras
-
-    config = small_config.replace(["training.validation_windows=5", "training.batch_size=2"])
+    config = small_config.replace(["training.validation_windows=5"])
     prepared = prepare(config, small_observed, work=tmp_path)
     every, few = (plan_of(one, prepared, "validation").base_times for one in (small_config, config))
     places = every.get_indexer(few)
@@ -328,39 +329,39 @@ def test_a_validation_is_thinned_evenly_and_the_training_is_not(
     assert np.ptp(np.diff(places)) <= 1
     for block in ("train", "test"):
         assert len(plan_of(config, prepared, block)) == len(plan_of(small_config, prepared, block))
-    given, fitted = [], keras.Model.fit
-
-    def watched(self, *arguments, validation_data, **settings):
-        given.append(len(validation_data))
-        return fitted(self, *arguments, validation_data=validation_data, **settings)
-
-    monkeypatch.setattr(keras.Model, "fit", watched)
-    fit(config, prepared, verbose=0)
-    assert given == [3]  # batches, of two windows and of one
 
 
-def test_an_epoch_may_have_more_steps_than_there_are_windows(
+def test_an_epoch_has_as_many_steps_as_are_asked_for_and_a_validation_its_windows(
     small_config, small_observed, tmp_path, monkeypatch
 ):
     import keras
 
     config = small_config.replace(
-        ["training.epochs=2", "training.batch_size=4", "training.steps_per_epoch=9"]
+        [
+            "training.epochs=2",
+            "training.batch_size=4",
+            "training.steps_per_epoch=9",
+            "training.validation_windows=5",
+        ]
     )
     prepared = prepare(config, small_observed, work=tmp_path)
     assert len(plan_of(config, prepared, "train")) < 9 * 4
-    steps, fitted = [], keras.Model.fit
+    steps, validated, fitted = [], [], keras.Model.fit
 
     def watched(self, *arguments, callbacks, **settings):
         class Watch(keras.callbacks.Callback):
             def on_train_batch_end(self, batch, logs=None):  # noqa: ARG002
                 steps.append(batch)
 
+            def on_test_batch_end(self, batch, logs=None):  # noqa: ARG002
+                validated.append(batch)
+
         return fitted(self, *arguments, callbacks=[*callbacks, Watch()], **settings)
 
     monkeypatch.setattr(keras.Model, "fit", watched)
     fit(config, prepared, verbose=0)
     assert steps == [*range(9), *range(9)]
+    assert validated == [0, 1, 0, 1]  # batches, of four windows and of one
 
 
 def test_a_cache_made_elsewhere_is_divided_in_the_same_way(small_config, small_observed, tmp_path):
@@ -648,32 +649,45 @@ def test_a_constant_learning_rate_does_not_fall(
     assert rates[1] < 0.8 * rates[0]
 
 
-def _watched_fit(config, prepared, monkeypatch, **settings):
-    """Fit, and give the nowcaster and the Keras model that was compiled."""
+def _watched_fit(config, observed, folder):
+    """Fit, and give the nowcaster, the Keras model that was compiled, and the validation losses."""
     import keras
 
-    models, compiled = [], keras.Model.compile
-    with monkeypatch.context() as patched:
+    models, losses, compiled = [], [], keras.Model.compile
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
             keras.Model,
             "compile",
             lambda self, **given: (models.append(self), compiled(self, **given)),
         )
-        nowcaster = fit(config, prepared, verbose=0, **settings)
-    return nowcaster, models[0]
+        nowcaster = fit(
+            config,
+            prepare(config, observed, work=folder),
+            on_epoch=lambda _, figures: losses.append(figures["val_loss"]),
+            verbose=0,
+        )
+    return nowcaster, models[0], losses
+
+
+@pytest.fixture(scope="module")
+def fits(small_config, small_observed, tmp_path_factory):
+    """The same training in 32 bits and in 16."""
+    folder = tmp_path_factory.mktemp("fits")
+    config = small_config.replace([*LAGRANGIAN, "training.epochs=2"])
+    return {
+        precision: _watched_fit(
+            config.replace([f"training.precision={precision}"]), small_observed, folder
+        )
+        for precision in ("float32", "mixed_bfloat16")
+    }
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_layers_compute_in_the_precision_and_weights_have_32_bits(
-    small_config, small_observed, tmp_path, monkeypatch, precision
-):
+def test_layers_compute_in_the_precision_and_weights_have_32_bits(fits, precision):
     import keras
 
-    config = small_config.replace([*LAGRANGIAN, f"training.precision={precision}"])
-    prepared = prepare(config, small_observed, work=tmp_path)
-    before = keras.config.dtype_policy().name
-    nowcaster, model = _watched_fit(config, prepared, monkeypatch)
-    assert keras.config.dtype_policy().name == before == "float32"
+    assert keras.config.dtype_policy().name == "float32"  # as it was before
+    nowcaster, model, _ = fits[precision]
     network = next(layer for layer in model.layers if layer.name == "lagrangian")
     kinds = {layer.name.split("_")[0]: layer.compute_dtype for layer in network.layers}
     assert kinds["conv2d"] == precision.removeprefix("mixed_")
@@ -681,35 +695,30 @@ def test_layers_compute_in_the_precision_and_weights_have_32_bits(
     assert {kinds[name] for name in exact} == {"float32"}
     assert {weights.dtype for weights in nowcaster.weights} == {np.dtype(np.float32)}
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+
+
+def test_16_bits_change_little_of_what_is_learnt(fits):
+    (*_, exact), (*_, rough) = fits["float32"], fits["mixed_bfloat16"]
+    assert rough == pytest.approx(exact, rel=0.02)
+    assert rough != exact
+    assert exact[1] < exact[0]
+
+
+def test_what_was_trained_in_16_bits_issues_in_32(fits, small_observed, tmp_path):
+    fitted, *_ = fits["mixed_bfloat16"]
+    loaded = NeuralNowcaster.load(fitted.save(tmp_path / "saved"))
+    network = loaded._network((16, 16))
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
     frames = small_observed["rain_rate"].values[None, 2:5]
-    assert np.nanmax(nowcaster.forecast(frames)) > 0.0
+    found = loaded.forecast(frames)
+    np.testing.assert_array_equal(found, fitted.forecast(frames))
+    assert np.nanmax(found) > 0.0
 
 
-def test_16_bits_change_little_of_what_is_learnt(small_config, small_observed, tmp_path):
-    figures = {}
-    for precision in ("float32", "mixed_bfloat16"):
-        config = small_config.replace(
-            [*LAGRANGIAN, f"training.precision={precision}", "training.epochs=2"]
-        )
-        losses = figures[precision] = []
-        fit(
-            config,
-            prepare(config, small_observed, work=tmp_path),
-            on_epoch=lambda _, values, to=losses: to.append(values["val_loss"]),
-            verbose=0,
-        )
-    assert figures["mixed_bfloat16"] == pytest.approx(figures["float32"], rel=0.02)
-    assert figures["mixed_bfloat16"] != figures["float32"]
-    assert figures["float32"][1] < figures["float32"][0]
-
-
-def test_gradients_of_16_bits_with_little_range_are_scaled(
-    small_config, small_observed, tmp_path, monkeypatch
-):
+def test_gradients_of_16_bits_with_little_range_are_scaled(small_config, small_observed, tmp_path):
     """Else all that are below 6e-8 would be nothing; and the learning rate falls as ever."""
     config = small_config.replace([*LAGRANGIAN, "training.precision=mixed_float16"])
-    prepared = prepare(config, small_observed, work=tmp_path)
-    nowcaster, model = _watched_fit(config, prepared, monkeypatch)
+    nowcaster, model, _ = _watched_fit(config, small_observed, tmp_path)
     assert type(model.optimizer).__name__ == "LossScaleOptimizer"
     assert 0.0 < float(model.optimizer.learning_rate) < 0.8 * config.training.learning_rate
     assert all(np.isfinite(weights).all() for weights in nowcaster.weights)
@@ -741,64 +750,73 @@ def begun(doubtful):
 
 
 def test_a_training_goes_on_from_the_weights_of_a_nowcaster(
+    small_config, small_observed, tmp_path, begun, fits
+):
+    """With next to no learning it ends next to where it begins; one by itself does not."""
+    slow = ["training.learning_rate=1e-7", "training.schedule=constant"]
+    config = small_config.replace([*LAGRANGIAN, *slow])
+    prepared = prepare(config, small_observed, work=tmp_path)
+    nowcaster = fit(config, prepared, start=begun, verbose=0)
+    steps = -(-len(plan_of(config, prepared, "train")) // config.training.batch_size)
+    moved, apart = (
+        max(np.abs(a - b).max() for a, b in zip(one.weights, begun.weights, strict=True))
+        for one in (nowcaster, fits["float32"][0])
+    )
+    assert 0.0 < moved < 2e-7 * steps
+    assert apart > 0.1
+    assert nowcaster.settings.provenance["started_from_sha256"] == "of these weights"
+    assert "started_from_sha256" not in fits["float32"][0].settings.provenance
+    assert nowcaster.postprocessing is None
+
+
+def test_weights_of_something_else_are_refused_before_a_training_starts(
     small_config, small_observed, tmp_path, begun
 ):
-    """With next to no learning it ends next to where it begins; by itself, elsewhere."""
-    slow = [*LAGRANGIAN, "training.learning_rate=1e-7", "training.schedule=constant"]
-    config = small_config.replace(slow)
+    config, epochs = small_config.replace([*LAGRANGIAN, "network.levels=[0.2, 1.0, 6.0]"]), []
     prepared = prepare(config, small_observed, work=tmp_path)
-    figures = []
-    nowcaster = fit(config, prepared, start=begun, on_epoch=lambda _, its: figures.append(its))
-    steps = -(-len(plan_of(config, prepared, "train")) // config.training.batch_size)
-    moved = [
-        np.abs(one - other).max()
-        for one, other in zip(nowcaster.weights, begun.weights, strict=True)
-    ]
-    assert 0.0 < max(moved) < 2e-7 * steps
-    assert nowcaster.settings.provenance["started_from_sha256"] == "of these weights"
-    assert nowcaster.postprocessing is None
-    anew = fit(config, prepared, verbose=0)
-    assert max(np.abs(a - b).max() for a, b in zip(anew.weights, begun.weights, strict=True)) > 0.1
-    assert "started_from_sha256" not in anew.settings.provenance
+    with pytest.raises(ValueError, match="goes on from weights of the same head; the settings"):
+        fit(config, prepared, start=begun, on_epoch=lambda *_: epochs.append(1), verbose=0)
+    assert not epochs
 
 
 @pytest.mark.parametrize(
-    ("changes", "name"),
+    ("name", "value"),
     [
-        (["network.settings={filters=[4, 4]}"], "network_settings"),
-        (["network.levels=[0.2, 1.0, 6.0]"], "head"),
-        (["window.lead_frames=1"], "window"),
-        (["transform.top=10.0"], "transform"),
-        (["network.channels=1"], "channels"),
-        (["variable.name=reflectivity", "data.step=0.5"], "variable"),
-        (["network.name=unet", "network.settings={filters=[4, 8]}"], "network"),
+        ("network", "unet"),
+        ("network_version", 7),
+        ("network_settings", {"filters": [4, 4]}),
+        ("network_settings", {"filters": [4, 8], "standing": False}),
+        ("head", Head("exceedance", (0.2, 1.0, 6.0))),
+        ("variable", REFLECTIVITY),
+        ("transform", Transform("log", top=10.0)),
+        ("window", Window(3, 1, pd.Timedelta("10min"))),
+        ("window", Window(3, 2, pd.Timedelta("5min"))),
+        ("channels", 1),
     ],
 )
-def test_weights_of_something_else_are_refused_by_the_name_of_the_field(
-    small_config, small_observed, tmp_path, begun, changes, name
-):
-    config, observed = small_config.replace([*LAGRANGIAN, *changes]), small_observed
-    if name == "variable":
-        dbz = observed["rain_rate"].copy(data=observed["rain_rate"].values.clip(0.0, 90.0))
-        dbz.attrs = {**config.variable.variable.attributes}
-        observed = observed.drop_vars("rain_rate").assign(reflectivity=dbz)
-    prepared = prepare(config, observed, work=tmp_path)
+def test_weights_of_something_else_are_refused_by_the_name_of_the_field(begun, name, value):
+    other = dataclasses.replace(begun.settings, **{name: value})
     with pytest.raises(ValueError, match=f"goes on from weights of the same {name}; the settings"):
-        fit(config, prepared, start=begun, verbose=0)
+        _weights_for(other, begun)
 
 
-def test_weights_of_one_grid_go_on_there_alone(trained, small_observed, small_config, tmp_path):
-    settings = ["network.name=cnn_lstm", "network.settings={filters=[4,8], units=16}"]
-    config = small_config.replace([*settings, "training.steps_per_epoch=1"])
-    start = fit(config, prepare(config, small_observed, work=tmp_path), verbose=0)
-    smaller = small_observed.isel(y=slice(12), x=slice(12))
-    prepared = prepare(config, smaller, work=tmp_path)
-    with pytest.raises(ValueError, match=r"takes grids of \(16, 16\) alone.* have \(12, 12\)"):
-        fit(config, prepared, start=start, verbose=0)
-    _, made = trained  # of a convlstm, which takes any
-    assert fit(
-        small_config, prepare(small_config, smaller, work=tmp_path), start=made.nowcaster, verbose=0
-    ).settings.grid == (12, 12)
+def test_weights_fit_whatever_grid_and_with_every_setting_said(begun):
+    """Of those that are not said the defaults are meant, as of networks saved before a setting."""
+    said = {"filters": [4, 8], "standing": True, "kernel": 3, "dropout": 0.0}
+    complete = dataclasses.replace(begun.settings, network_settings=said, grid=(32, 64))
+    assert _weights_for(complete, begun) is begun.weights
+
+
+def test_weights_of_one_grid_go_on_there_alone(begun):
+    flat = dataclasses.replace(
+        begun.settings, network="cnn_lstm", network_version=version_of("cnn_lstm")
+    )
+    flat = dataclasses.replace(flat, network_settings={"filters": [4, 8], "units": 16})
+    start = NeuralNowcaster(flat, [])
+    assert _weights_for(flat, start) == []
+    larger = dataclasses.replace(flat, grid=(32, 32))
+    with pytest.raises(ValueError, match=r"grids of \(16, 16\) alone.* have \(32, 32\)"):
+        _weights_for(larger, start)
 
 
 def test_a_training_that_starts_elsewhere_has_another_checkpoint(
@@ -811,13 +829,3 @@ def test_a_training_that_starts_elsewhere_has_another_checkpoint(
     other = NeuralNowcaster(begun.settings, begun.weights, sha256="of others")
     assert checkpoint_of(config, prepared, work=tmp_path, start=other).path != mine
     assert checkpoint_of(config, prepared, work=tmp_path).path != mine
-
-
-def test_weights_of_16_bits_trained_issue_in_32(small_config, small_observed, tmp_path):
-    config = small_config.replace([*LAGRANGIAN, "training.precision=mixed_bfloat16"])
-    fitted = fit(config, prepare(config, small_observed, work=tmp_path), verbose=0)
-    loaded = NeuralNowcaster.load(fitted.save(tmp_path / "saved"))
-    network = loaded._network((16, 16))
-    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
-    frames = small_observed["rain_rate"].values[None, 2:5]
-    np.testing.assert_array_equal(loaded.forecast(frames), fitted.forecast(frames))
