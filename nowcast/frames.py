@@ -194,6 +194,11 @@ def input_frames(
         )
     wanted = pd.DatetimeIndex([base_time - step * back for back in range(frames - 1, -1, -1)])
     absent = wanted[~wanted.isin(times)]
+    if len(absent) and len(times) > 1 and step % step_of(observed) != pd.Timedelta(0):
+        raise ValueError(
+            f"frames every {_minutes(step)} are needed; the observations come every "
+            f"{_minutes(step_of(observed))}; give others, or a nowcaster made for these"
+        )
     if len(absent):
         raise ValueError(
             f"base time {base_time.isoformat()} needs {frames} frames {_minutes(step)} apart, and "

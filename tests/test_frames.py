@@ -70,6 +70,11 @@ def test_a_gap_before_the_base_time_is_named():
         input_frames(_observed([0, 1, 3, 4]), base_time=_times([4])[0], frames=3, step=STEP)
 
 
+def test_frames_that_come_too_seldom_are_told_from_a_gap():
+    with pytest.raises(ValueError, match=r"every 10 min are needed; .* come every 20 min"):
+        input_frames(_observed([0, 2, 4]), base_time=_times([4])[0], frames=3, step=STEP)
+
+
 def test_a_base_time_not_in_the_data_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"is not in the data; the nearest is 2024-01-01T00:50"):
         input_frames(_observed(range(6)), base_time=pd.Timestamp("2024-01-02"), frames=1, step=STEP)

@@ -740,7 +740,7 @@ def test_the_precision_is_what_it_was_though_a_network_cannot_be_built():
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def begun(doubtful):
     """A nowcaster whose weights are like no others."""
     plain = NeuralNowcaster.load(doubtful)
