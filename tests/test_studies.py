@@ -110,7 +110,7 @@ def undisturbed(tmp_path_factory):
     return folder, studies.run(study, observed, tracking=tracking, say=print, verbose=0)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_study_killed_with_signal_9_goes_on_and_ends_as_one_that_nothing_disturbed(
     undisturbed, tmp_path, capsys
 ):
@@ -204,7 +204,7 @@ def test_the_parent_run_has_the_table_and_the_figures(undisturbed):
     assert [(one.step, one.value) for one in metrics] == [(10, scored[0]), (20, scored[1])]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_variant_more_does_no_other_again_and_one_that_fails_stops_none(
     undisturbed, tmp_path, monkeypatch
 ):
