@@ -294,6 +294,8 @@ class NeuralNowcaster:
         probable = head.kind == "exceedance"
         low, high = (0.0, 1.0) if probable else (variable.valid_min, variable.valid_max)
         values = np.clip(values, low, high)
+        if self.settings.motion_frames:  # where nothing is, there is no extrapolation to correct
+            values[~(frames > variable.valid_min).any(axis=(1, 2, 3))] = 0.0
         if np.isnan(values).any():  # it would pass for "not observed"
             raise ValueError(f"network {self.settings.network!r} gave NaN; train it again")
         seen = np.isfinite(moved)[..., None]
