@@ -406,8 +406,9 @@ def plan(cache: Cache, window: Window, block: Block, *, sampling: str = "uniform
     """Plan the windows of a block of time.
 
     Where rain is rare, most windows teach little. ``wet`` draws them by the mean wet fraction of
-    their frames, ``intense`` by the mean of their frames above the lowest valid value; `ALIKE` of
-    the chance is the same for all, so that dry windows keep their share.
+    their input frames, ``intense`` by the mean of those above the lowest valid value; `ALIKE` of
+    the chance is the same for all, so that dry windows keep their share. The frames to forecast
+    have no say: drawn by those too, rain would follow more often than it does.
 
     Parameters
     ----------
@@ -441,7 +442,8 @@ def plan(cache: Cache, window: Window, block: Block, *, sampling: str = "uniform
         return Plan(bases, first)
     statistics = cache.statistics
     scores = statistics["wet"] if sampling == "wet" else statistics["mean"] - cache.coding.offset
-    of_frames = np.lib.stride_tricks.sliding_window_view(scores.fillna(0.0).to_numpy(), length)
+    known = window.input_frames
+    of_frames = np.lib.stride_tricks.sliding_window_view(scores.fillna(0.0).to_numpy(), known)
     return Plan(bases, first, _chances(of_frames[first].mean(axis=1)))
 
 

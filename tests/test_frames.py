@@ -648,8 +648,8 @@ def test_wet_windows_come_more_often_by_the_chances_that_are_said(tmp_path):
     cache = _cache(values, range(100), tmp_path)
     planned = plan(cache, WINDOW, EVER, sampling="wet")
     assert planned.chances.sum() == pytest.approx(1.0)
-    # 96 windows; of their 5 frames 0, 1, ..., 4 are wet in 46, 1, ..., 1 and all are in 46.
-    wetness = np.array([0] * 46 + [1, 2, 3, 4] + [5] * 46)
+    # 96 windows; of their 3 input frames none, 1, 2 are wet in 48, 1, 1 and all are in 46.
+    wetness = np.array([0] * 48 + [1, 2] + [3] * 46)
     expected = 0.2 / 96 + 0.8 * wetness / wetness.sum()
     np.testing.assert_allclose(planned.chances, expected)
     drawn = np.concatenate([planned.order(0, epoch) for epoch in range(200)])
@@ -657,8 +657,9 @@ def test_wet_windows_come_more_often_by_the_chances_that_are_said(tmp_path):
     np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(expected.max() / len(drawn)))
 
 
-def test_intense_windows_are_drawn_by_their_mean(tmp_path):
-    cache = _cache([1.0] * 5 + [3.0] * 5, [0, 1, 2, 3, 4, 10, 11, 12, 13, 14], tmp_path)
+def test_intense_windows_are_drawn_by_what_is_known_at_their_base_time(tmp_path):
+    values = [1.0, 1.0, 1.0, 9.0, 9.0, 3.0, 3.0, 3.0, 0.0, 0.0]
+    cache = _cache(values, [0, 1, 2, 3, 4, 10, 11, 12, 13, 14], tmp_path)
     planned = plan(cache, WINDOW, EVER, sampling="intense")
     np.testing.assert_allclose(planned.chances, [0.1 + 0.8 * 0.25, 0.1 + 0.8 * 0.75])
 

@@ -649,7 +649,7 @@ def test_a_constant_learning_rate_does_not_fall(
     assert rates[1] < 0.8 * rates[0]
 
 
-def _watched_fit(config, observed, folder):
+def _watched_fit(config, observed, folder, **settings):
     """Fit, and give the nowcaster, the Keras model that was compiled, and the validation losses."""
     import keras
 
@@ -665,47 +665,55 @@ def _watched_fit(config, observed, folder):
             prepare(config, observed, work=folder),
             on_epoch=lambda _, figures: losses.append(figures["val_loss"]),
             verbose=0,
+            **settings,
         )
     return nowcaster, models[0], losses
 
 
 @pytest.fixture(scope="module")
-def fits(small_config, small_observed, tmp_path_factory):
-    """The same training in 32 bits and in 16."""
-    folder = tmp_path_factory.mktemp("fits")
-    config = small_config.replace([*LAGRANGIAN, "training.epochs=2"])
-    return {
-        precision: _watched_fit(
-            config.replace([f"training.precision={precision}"]), small_observed, folder
-        )
-        for precision in ("float32", "mixed_bfloat16")
-    }
+def begun(doubtful):
+    """A nowcaster whose weights are like no others."""
+    plain = NeuralNowcaster.load(doubtful)
+    random = np.random.default_rng(7)
+    weights = [random.normal(0.0, 0.1, one.shape).astype(np.float32) for one in plain.weights]
+    return NeuralNowcaster(plain.settings, weights, sha256="of these weights")
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_layers_compute_in_the_precision_and_weights_have_32_bits(fits, precision):
+@pytest.fixture(scope="module")
+def gone_on(begun, small_config, small_observed, tmp_path_factory):
+    """Train on from it in 16 bits, with next to no learning; and the Keras model that was fitted."""
+    slow = ["training.learning_rate=1e-7", "training.schedule=constant"]
+    config = small_config.replace([*LAGRANGIAN, *slow, "training.precision=mixed_bfloat16"])
+    folder = tmp_path_factory.mktemp("gone_on")
+    nowcaster, model, _ = _watched_fit(config, small_observed, folder, start=begun)
+    return nowcaster, model
+
+
+def test_layers_compute_in_the_precision_and_weights_have_32_bits(gone_on):
     import keras
 
     assert keras.config.dtype_policy().name == "float32"  # as it was before
-    nowcaster, model, _ = fits[precision]
+    nowcaster, model = gone_on
     network = next(layer for layer in model.layers if layer.name == "lagrangian")
     kinds = {layer.name.split("_")[0]: layer.compute_dtype for layer in network.layers}
-    assert kinds["conv2d"] == precision.removeprefix("mixed_")
+    assert kinds["conv2d"] == "bfloat16"
     exact = ("moved", "surer", "moving", "standing", "believed")  # where small differences count
     assert {kinds[name] for name in exact} == {"float32"}
     assert {weights.dtype for weights in nowcaster.weights} == {np.dtype(np.float32)}
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
 
 
-def test_16_bits_change_little_of_what_is_learnt(fits):
-    (*_, exact), (*_, rough) = fits["float32"], fits["mixed_bfloat16"]
-    assert rough == pytest.approx(exact, rel=0.02)
-    assert rough != exact
-    assert exact[1] < exact[0]
+def test_a_training_goes_on_from_the_weights_of_a_nowcaster(gone_on, begun):
+    nowcaster, model = gone_on
+    steps = int(model.optimizer.iterations)
+    pairs = zip(nowcaster.weights, begun.weights, strict=True)
+    assert 0.0 < max(np.abs(one - other).max() for one, other in pairs) < 2e-7 * steps
+    assert nowcaster.settings.provenance["started_from_sha256"] == "of these weights"
+    assert nowcaster.postprocessing is None
 
 
-def test_what_was_trained_in_16_bits_issues_in_32(fits, small_observed, tmp_path):
-    fitted, *_ = fits["mixed_bfloat16"]
+def test_what_was_trained_in_16_bits_issues_in_32(gone_on, small_observed, tmp_path):
+    fitted, _ = gone_on
     loaded = NeuralNowcaster.load(fitted.save(tmp_path / "saved"))
     network = loaded._network((16, 16))
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
@@ -715,6 +723,24 @@ def test_what_was_trained_in_16_bits_issues_in_32(fits, small_observed, tmp_path
     assert np.nanmax(found) > 0.0
 
 
+@pytest.mark.proof
+def test_16_bits_change_little_of_what_is_learnt(small_config, small_observed, tmp_path):
+    exact, rough = (
+        _watched_fit(
+            small_config.replace(
+                [*LAGRANGIAN, "training.epochs=2", f"training.precision={precision}"]
+            ),
+            small_observed,
+            tmp_path,
+        )[2]
+        for precision in ("float32", "mixed_bfloat16")
+    )
+    assert rough == pytest.approx(exact, rel=0.02)
+    assert rough != exact
+    assert exact[1] < exact[0]
+
+
+@pytest.mark.proof
 def test_gradients_of_16_bits_with_little_range_are_scaled(small_config, small_observed, tmp_path):
     """Else all that are below 6e-8 would be nothing; and the learning rate falls as ever."""
     config = small_config.replace([*LAGRANGIAN, "training.precision=mixed_float16"])
@@ -738,35 +764,6 @@ def test_the_precision_is_what_it_was_though_a_network_cannot_be_built():
     with pytest.raises(WrongError):
         wrong()
     assert keras.config.dtype_policy().name == "float32"
-
-
-@pytest.fixture(scope="module")
-def begun(doubtful):
-    """A nowcaster whose weights are like no others."""
-    plain = NeuralNowcaster.load(doubtful)
-    random = np.random.default_rng(7)
-    weights = [random.normal(0.0, 0.1, one.shape).astype(np.float32) for one in plain.weights]
-    return NeuralNowcaster(plain.settings, weights, sha256="of these weights")
-
-
-def test_a_training_goes_on_from_the_weights_of_a_nowcaster(
-    small_config, small_observed, tmp_path, begun, fits
-):
-    """With next to no learning it ends next to where it begins; one by itself does not."""
-    slow = ["training.learning_rate=1e-7", "training.schedule=constant"]
-    config = small_config.replace([*LAGRANGIAN, *slow])
-    prepared = prepare(config, small_observed, work=tmp_path)
-    nowcaster = fit(config, prepared, start=begun, verbose=0)
-    steps = -(-len(plan_of(config, prepared, "train")) // config.training.batch_size)
-    moved, apart = (
-        max(np.abs(a - b).max() for a, b in zip(one.weights, begun.weights, strict=True))
-        for one in (nowcaster, fits["float32"][0])
-    )
-    assert 0.0 < moved < 2e-7 * steps
-    assert apart > 0.1
-    assert nowcaster.settings.provenance["started_from_sha256"] == "of these weights"
-    assert "started_from_sha256" not in fits["float32"][0].settings.provenance
-    assert nowcaster.postprocessing is None
 
 
 def test_weights_of_something_else_are_refused_before_a_training_starts(

@@ -13,7 +13,6 @@ from nowcast.nowcasters import neural, open_nowcaster
 from nowcast.nowcasters.extrapolation import motion
 from nowcast.nowcasters.neural import NeuralNowcaster, calibrate
 from nowcast.testing import check_nowcaster
-from nowcast.training import fit, prepare
 
 LEVELS = (0.2, 1.0, 5.0)
 LEADS = pd.to_timedelta([10, 20], unit="min")
@@ -34,21 +33,10 @@ def corrections(untrained):
 
 
 @pytest.fixture(scope="module")
-def fitted(small_config, small_observed, tmp_path_factory):
-    """Trained for a moment, and calibrated on the first event."""
-    config = small_config.replace(
-        [
-            "network.name=lagrangian",
-            "network.settings={filters=[4, 8]}",
-            "network.head=exceedance",
-            f"network.levels={list(LEVELS)}",
-            "training.loss=ordinal",
-            "training.epochs=2",
-        ]
-    )
-    prepared = prepare(config, small_observed, work=tmp_path_factory.mktemp("work"))
-    raw = fit(config, prepared, verbose=0)
-    return calibrate(raw, small_observed, base_times=small_observed["time"].to_index()[2:16])
+def calibrated(untrained, small_observed):
+    """Give one with decision levels, fitted on the first event."""
+    times = small_observed["time"].to_index()[2:16]
+    return calibrate(untrained, small_observed, base_times=times)
 
 
 def _nowcast(nowcaster, observed, places=slice(4, 6), leads=LEADS):
@@ -57,7 +45,7 @@ def _nowcast(nowcaster, observed, places=slice(4, 6), leads=LEADS):
     )
 
 
-@pytest.mark.parametrize("which", ["untrained", "corrections", "fitted"])
+@pytest.mark.parametrize("which", ["corrections", "calibrated"])
 def test_it_keeps_the_contract(which, request, small_observed):
     check_nowcaster(request.getfixturevalue(which), small_observed)
 
@@ -103,7 +91,7 @@ def test_untrained_it_is_first_wet_where_extrapolation_is(untrained, small_obser
     assert 0.02 < (ours >= LEVELS[0]).mean() < 0.98
 
 
-@pytest.mark.parametrize("which", ["corrections", "fitted"])
+@pytest.mark.parametrize("which", ["corrections", "calibrated"])
 def test_a_missing_sector_throws_the_shadow_that_extrapolation_says(which, request, small_observed):
     nowcaster = request.getfixturevalue(which)
     holed = small_observed.copy(deep=True)
@@ -130,7 +118,7 @@ def test_a_hole_in_an_earlier_frame_alone_hides_nothing(corrections, small_obser
     assert bool(ours[:, 0, 2:6, 2:6].notnull().all())
 
 
-@pytest.mark.parametrize("which", ["untrained", "fitted"])
+@pytest.mark.parametrize("which", ["untrained", "calibrated"])
 def test_where_nothing_rains_it_forecasts_nothing(which, request, small_observed):
     nowcaster = request.getfixturevalue(which)
     dry = small_observed.copy(deep=True)

@@ -107,7 +107,7 @@ def test_what_is_not_what_was_written_is_found_anew(rain, tmp_path, damage, monk
     assert len(counted) == 2 + 5
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_it_is_the_same_however_many_tasks_find_it(cache, rain, tmp_path, monkeypatch):
     monkeypatch.setattr(motions, "FRAMES_IN_TASK", 2)  # so many that they run in processes
     other = _cache(rain, tmp_path)
