@@ -681,7 +681,7 @@ def begun(doubtful):
 
 @pytest.fixture(scope="module")
 def gone_on(begun, small_config, small_observed, tmp_path_factory):
-    """Train on from it in 16 bits, with next to no learning; and the Keras model that was fitted."""
+    """Train on from it in 16 bits, with next to no learning; and the Keras model fitted."""
     slow = ["training.learning_rate=1e-7", "training.schedule=constant"]
     config = small_config.replace([*LAGRANGIAN, *slow, "training.precision=mixed_bfloat16"])
     folder = tmp_path_factory.mktemp("gone_on")
