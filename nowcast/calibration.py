@@ -309,8 +309,9 @@ class Calibration:
         for at, curves in enumerate(self.curves):
             for lead, curve in enumerate(curves):
                 found[..., at, lead, :, :] = curve(probabilities[..., at, lead, :, :])
-        lowered: np.ndarray = np.minimum.accumulate(found, axis=-4)
-        return lowered
+        for lower, higher in itertools.pairwise(np.moveaxis(found, -4, 0)):
+            np.minimum(lower, higher, out=higher)
+        return found
 
 
 @dataclass(frozen=True)

@@ -261,47 +261,49 @@ class NeuralNowcaster:
             return self._uncorrected(frames)
         moving = self._motion(frames)
         moved = self._extrapolated(frames, moving)
-        values = self._blended(frames, moving, moved)
-        distribution = np.moveaxis(values, -1, 1)
-        field = values[..., 0]
+        distribution = self._blended(frames, moving, moved)
+        field = distribution[:, 0]
         if head.kind == "exceedance" and self.postprocessing:
             distribution = self.postprocessing.calibration.calibrated(distribution)
             field = self.postprocessing.levels.field(
                 distribution, transform=settings.transform, lowest=_lowest(settings)
             )
         elif head.kind == "exceedance":
-            field = median_of_exceedance(values, settings)
+            field = median_of_exceedance(np.moveaxis(distribution, 1, -1), settings)
         elif head.kind == "quantiles":
-            field = median_of_quantiles(values, head.levels)
+            field = median_of_quantiles(np.moveaxis(distribution, 1, -1), head.levels)
         forecasts = {settings.variable.name: field}
         if head.kind in DISTRIBUTION_OF:
             forecasts[DISTRIBUTION_OF[head.kind]] = distribution
-        return {name: array.astype(np.float32) for name, array in forecasts.items()}
+        return {name: array.astype(np.float32, copy=False) for name, array in forecasts.items()}
 
     def _blended(self, frames: np.ndarray, moving: np.ndarray, moved: np.ndarray) -> np.ndarray:
-        """Give the values of the head on the whole grid, missing where nothing is forecast.
+        """Give what the head gives on the whole grid, (batch, output, lead frame, y, x).
 
-        That is where an input frame was missing; of a network that sees motion, where
-        extrapolation is: a sector that is missing in the last frame throws a shadow.
+        It is missing where nothing is forecast. That is where an input frame was missing; of a
+        network that sees motion, where extrapolation is: a sector that is missing in the last frame
+        throws a shadow.
         """
         height, width = frames.shape[2:]
         head, variable = self.settings.head, self.settings.variable
         leads = self.settings.window.lead_frames
-        values = np.zeros((len(frames), leads, height, width, head.outputs), np.float32)
+        values = np.zeros((len(frames), head.outputs, leads, height, width), np.float32)
         for (rows, columns), weights in self._tiles((height, width), moving):
             tile = self._forecast(frames[..., rows, columns], moving[..., rows, columns])
-            values[:, :, rows, columns] += weights[..., None] * tile
-        probable = head.kind == "exceedance"
-        low, high = (0.0, 1.0) if probable else (variable.valid_min, variable.valid_max)
-        values = np.clip(values, low, high)
-        if self.settings.motion_frames:  # where nothing is, there is no extrapolation to correct
-            values[~(frames > variable.valid_min).any(axis=(1, 2, 3))] = 0.0
+            values[..., rows, columns] += weights.astype(np.float32) * np.moveaxis(tile, -1, 1)
         if np.isnan(values).any():  # it would pass for "not observed"
             raise ValueError(f"network {self.settings.network!r} gave NaN; train it again")
-        seen = np.isfinite(moved)[..., None]
+        probable = head.kind == "exceedance"
+        low, high = (0.0, 1.0) if probable else (variable.valid_min, variable.valid_max)
+        np.clip(values, low, high, out=values)
         # By construction they fall or rise along the levels, but for the rounding of 32-bit floats.
-        ordered = np.minimum.accumulate if probable else np.maximum.accumulate
-        return np.where(seen, ordered(values, axis=-1), np.nan)
+        in_order = np.minimum if probable else np.maximum
+        for place in range(1, head.outputs):
+            in_order(values[:, place], values[:, place - 1], out=values[:, place])
+        if self.settings.motion_frames:  # where nothing is, there is no extrapolation to correct
+            values[~(frames > variable.valid_min).any(axis=(1, 2, 3))] = 0.0
+        np.copyto(values, np.nan, where=np.isnan(moved)[:, None])
+        return values
 
     def _check_frames(self, frames: np.ndarray) -> None:
         needed = self.settings.window.input_frames
