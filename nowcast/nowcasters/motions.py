@@ -5,6 +5,9 @@ store beside the cache: one array, and a page of JSON with its hash. It may be d
 """
 
 import json
+import multiprocessing
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +98,21 @@ def _find(
         tasks = [write(frames_file, cache.coding, variable, str(path), *one, used) for one in spans]
         # Optical flow runs under a lock in one process, so threads would not help.
         scheduler = "processes" if frames > 2 * FRAMES_IN_TASK else "synchronous"
-        dask.compute(*tasks, scheduler=scheduler)
+        dask.compute(*tasks, scheduler=scheduler, initializer=_end_with_parent)
         content = {**known, "sha256": sha256(path)}
         (temporary / CONTENT).write_text(json.dumps(content))
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that ended."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write(

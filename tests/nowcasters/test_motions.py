@@ -1,7 +1,12 @@
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from nowcast.cache import build_cache, coding_of
@@ -124,3 +129,40 @@ def test_an_interruption_leaves_nothing_that_passes_for_it(rain, tmp_path, monke
     with pytest.raises(OSError, match="no space left"):
         motions_of(cache, RAIN_RATE)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+FOREVER = """
+import sys, time
+from nowcast.cache import open_cache
+from nowcast.conventions import RAIN_RATE
+from nowcast.nowcasters import motions
+
+def write(*_):
+    time.sleep(600)
+
+if __name__ == "__main__":
+    motions.FRAMES_IN_TASK = 2  # so many that they run in processes
+    motions._write = write
+    motions.motions_of(open_cache(sys.argv[1]), RAIN_RATE)
+"""
+
+
+@pytest.mark.proof
+def test_processes_that_find_it_end_with_the_one_that_was_killed(rain, tmp_path):
+    script = tmp_path / "forever.py"
+    script.write_text(FOREVER)
+    folder = _cache(rain, tmp_path).folder
+    started = subprocess.Popen([sys.executable, script, str(folder)])
+    workers = []
+    while started.poll() is None and not any("spawn_main" in one for _, one in workers):
+        time.sleep(0.2)
+        children = psutil.Process(started.pid).children(recursive=True)
+        workers = [(one, " ".join(one.cmdline())) for one in children]
+    time.sleep(5)  # until they are in their tasks
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    gone, left = psutil.wait_procs([one for one, _ in workers], timeout=30)
+    for one in left:
+        one.kill()
+    assert gone
+    assert not left
