@@ -280,7 +280,10 @@ def test_members_are_not_drawn_behind_an_endpoint(capsys, tmp_path, rain, doubtf
     assert "leave --endpoint out" in line
 
 
-@pytest.mark.parametrize("amounts", [False, True], ids=["fields", "amounts"])
+@pytest.mark.parametrize(
+    "amounts",
+    [pytest.param(False, id="fields"), pytest.param(True, id="amounts", marks=pytest.mark.proof)],
+)
 def test_verify_scores_members_beside_the_network(capsys, tmp_path, rain, doubtful, amounts):
     status, printed, complaint = _run(
         capsys, "verify", "--nowcaster", f"net={doubtful}", "--members", 5, "--observations", rain,
@@ -435,6 +438,7 @@ def test_train_goes_on_from_a_nowcaster_and_takes_its_network(capsys, tmp_path, 
     assert "absent" in line
 
 
+@pytest.mark.proof
 def test_serve_ends_with_all_its_processes_when_told_to(trained):
     import signal
     import urllib.request
@@ -486,6 +490,7 @@ def test_quiet_says_nothing_but_the_result(capsys, tmp_path):
     assert json.loads(printed)["uri"] == "models:/nowcast/1"
 
 
+@pytest.mark.proof  # `test_temperature_goes_the_whole_road` goes it too, and the demo
 def test_the_whole_line_by_hand(capsys, tmp_path):
     """Train, verify by URI, promote, issue: each by its own command, in one work directory."""
     work = tmp_path / "work"

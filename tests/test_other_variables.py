@@ -99,7 +99,7 @@ def _run(capsys, *arguments):
     return exit_.value.code, printed.out, printed.err
 
 
-@pytest.mark.parametrize("network", ["convlstm", "cnn_lstm"])
+@pytest.mark.parametrize("network", ["convlstm", pytest.param("cnn_lstm", marks=pytest.mark.proof)])
 def test_temperature_goes_the_whole_road(capsys, tmp_path, settings, air, network):
     shared = ["--observations", air, "--work", tmp_path / "work"]
     status, printed, complaint = _run(
@@ -141,6 +141,8 @@ def test_temperature_goes_the_whole_road(capsys, tmp_path, settings, air, networ
     assert status == 0, complaint
     files = json.loads(printed)["files"]
     issued = open_nowcast(files[0])
+    assert issued.attrs["nowcaster_version"] == "1"
+    assert len(issued.attrs["nowcaster_sha256"]) == 64
     assert issued["air"].attrs["units"] == "K"
     assert issued["lead_time"].values[-1] == np.timedelta64(18, "h")
     assert 260 < float(issued["air"].min()) < float(issued["air"].max()) < 300

@@ -24,7 +24,7 @@ from nowcast.data.readers import read
 
 HERE = Path(__file__).parent
 # Others than the default ones, so that the decoders started for them are those of these tests.
-HOSTILE = replace(LIMITS, seconds=5.0, memory_bytes=1_500_000_000)
+HOSTILE = replace(LIMITS, seconds=3.0, memory_bytes=1_500_000_000)
 
 
 @pytest.fixture(autouse=True)
@@ -339,9 +339,9 @@ def test_hdf5_that_points_into_another_file_is_refused(tmp_path, kind):
 @pytest.mark.parametrize(
     ("deed", "reason"),
     [
-        ("sleep 600", "took longer than 5 s to decode"),
-        ("spin", "took longer than 5 s to decode"),
-        ("spin_in_c", "took longer than 5 s to decode"),
+        ("sleep 600", "took longer than 3 s to decode"),
+        ("spin", "took longer than 3 s to decode"),
+        ("spin_in_c", "took longer than 3 s to decode"),
         ("allocate", "needs more memory to be decoded than 1,500,000,000 bytes, the limit"),
         ("segfault", r"its decoder crashed \(SIGSEGV\)"),
         ("abort", r"its decoder crashed \(SIGABRT\)"),
@@ -554,7 +554,7 @@ def _sizes(path):
     return [block.sizes["time"] for block in decode(path)], os.getpid()
 
 
-@pytest.mark.slow
+@pytest.mark.proof  # `test_clusters.py` has frames decoded by workers in every run
 def test_the_workers_of_a_dask_cluster_decode(tmp_path):
     from dask.distributed import Client, LocalCluster
 

@@ -19,6 +19,7 @@ import xarray as xr
 
 from nowcast.data.synthetic import synthesise
 from nowcast.issuing import open_nowcast, write_nowcast
+from pipelines.running import main
 
 SETTINGS = "[window]\nlead_frames = 3\n"  # 10 minutes each; extrapolation uses 3 frames
 COMMAND = [sys.executable, "-m", "pipelines.cycle"]
@@ -106,6 +107,17 @@ def command(place, environment, *more):
         timeout=300,
         check=False,
     )
+
+
+def refusal(capsys, place, *more):
+    """Run the command in this process, which it must end in one line; give status and line."""
+    with pytest.raises(SystemExit) as exit_:
+        main([*place.options, *more])
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("nowcast: error: ")
+    assert told.err.count("\n") == 1
+    return exit_.value.code, told.err
 
 
 def test_the_first_cycle_ingests_and_issues(cycle, place):
@@ -291,7 +303,24 @@ def test_a_nowcast_on_another_grid_is_not_verified(cycle, place, rain):
         issued.nowcast(rain.isel(x=slice(8)), **asked)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("frames", "status", "expected"),
+    [((0, 1, 2), 0, ("20240101T0020Z", "forecast")), ((), 1, ("", "refused"))],
+)
+def test_the_command_prints_what_came_of_a_cycle(
+    cycle, capsys, place, monkeypatch, frames, status, expected
+):
+    assert cycle  # what Prefect needs is there
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # into which the command writes
+    place.deliver(*frames)
+    with pytest.raises(SystemExit) as exit_:
+        main(place.options)
+    told = json.loads(capsys.readouterr().out)
+    assert exit_.value.code == status
+    assert (told["slot"], told["verdict"].split(":")[0]) == expected
+
+
+@pytest.mark.proof
 def test_of_two_processes_at_once_exactly_one_publishes(place, environment):
     place.deliver(0, 1, 2)
     processes = [
@@ -320,14 +349,18 @@ def test_of_two_processes_at_once_exactly_one_publishes(place, environment):
         ("--colour=red", "--colour"),
     ],
 )
-def test_wrong_use_is_one_line(place, environment, option, message):
-    done = command(place, environment, option)
-    assert done.returncode == 2
-    assert done.stderr.startswith("nowcast: error: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+def test_wrong_use_is_one_line(capsys, place, option, message):
+    status, line = refusal(capsys, place, option)
+    assert status == 2
+    assert message in line
 
 
+def test_an_unknown_nowcaster_is_refused_by_its_name(cycle, place):
+    with pytest.raises(ValueError, match="no nowcaster 'oracle'"):
+        cycle(**place.parameters, nowcaster="oracle")
+
+
+@pytest.mark.proof
 def test_an_unknown_nowcaster_is_one_line(place, environment):
     done = command(place, environment, "--nowcaster=oracle")
     assert done.returncode == 1
@@ -335,12 +368,11 @@ def test_an_unknown_nowcaster_is_one_line(place, environment):
     assert done.stderr.count("\n") == 1
 
 
-def test_an_absent_settings_file_is_one_line(place, environment):
+def test_an_absent_settings_file_is_one_line(capsys, place):
     (place.folder / "settings.toml").unlink()
-    done = command(place, environment)
-    assert done.returncode == 2
-    assert "settings.toml cannot be read" in done.stderr
-    assert done.stderr.count("\n") == 1
+    status, line = refusal(capsys, place)
+    assert status == 2
+    assert "settings.toml cannot be read" in line
 
 
 def test_a_taken_port_is_one_line(place, environment):
@@ -367,7 +399,7 @@ def test_without_prefect_the_message_says_what_to_install(place, environment):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_one_command_serves_a_cron_that_fires_and_ends_with_sigterm(place, environment):
     place.deliver(0, 1, 2)
     port = _free_port()
