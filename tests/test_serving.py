@@ -1,3 +1,4 @@
+import contextlib
 import json
 import socket
 import urllib.error
@@ -14,11 +15,18 @@ LEADS = pd.to_timedelta([10, 20], unit="min")
 
 
 @pytest.fixture(scope="module")
-def served(trained, tmp_path_factory):
+def block():
+    """What ends the server when it is closed, by the last test or else by this."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def served(trained, block, tmp_path_factory):
     tracking, made = trained
     log = tmp_path_factory.mktemp("serving") / "endpoint.log"
-    with endpoint(made.uri, tracking, log=log) as address:
-        yield made.nowcaster, EndpointNowcaster(made.nowcaster.settings, address)
+    address = block.enter_context(endpoint(made.uri, tracking, log=log))
+    return made.nowcaster, EndpointNowcaster(made.nowcaster.settings, address)
 
 
 def _post(address, body):
@@ -139,9 +147,9 @@ def test_an_endpoint_that_is_not_there_is_named(trained, small_observed):
         )
 
 
-def test_no_server_is_left_behind(trained, tmp_path):
-    tracking, made = trained
-    with endpoint(made.uri, tracking, log=tmp_path / "log") as address:
-        pass
+def test_no_server_is_left_behind(served, block):
+    ping = f"{served[1].address}/ping"
+    urllib.request.urlopen(ping, timeout=10).close()
+    block.close()
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"{address}/ping", timeout=2)
+        urllib.request.urlopen(ping, timeout=2)

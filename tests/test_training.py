@@ -103,13 +103,6 @@ def test_training_lowers_the_loss(small_config, small_observed, tmp_path):
     assert {"val_loss", "seconds"} <= set(figures[0][1])
 
 
-def test_the_same_seed_gives_the_same_weights(small_config, small_observed, tmp_path):
-    prepared = prepare(small_config, small_observed, work=tmp_path)
-    one, other = (fit(small_config, prepared, verbose=0) for _ in range(2))
-    frames = small_observed["rain_rate"].values[None, :3]
-    np.testing.assert_array_equal(one.forecast(frames), other.forecast(frames))
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_keras_gets_every_batch_in_order_and_whole(small_config, small_observed, tmp_path, workers):
     """The codes pass unchanged through threads, queues and memory that is used again."""
@@ -222,18 +215,18 @@ def test_tf_data_knows_shapes_and_counts(small_config, small_observed, tmp_path)
     assert feed_tf_data(batches).cardinality() == len(batches)
 
 
-def test_both_feeds_train_alike_to_the_last_digit(
+def test_whatever_the_feed_and_its_threads_a_seed_gives_the_same_weights(
     small_config, small_observed, tmp_path, monkeypatch
 ):
+    """And the same losses, to the last digit."""
     prepared = prepare(small_config, small_observed, work=tmp_path)
-    settings = ["training.epochs=3", "training.augment=true", "training.workers=2"]
-    config = small_config.replace(settings)
+    settings = ["training.epochs=3", "training.augment=true", "training.sampling=wet"]
     histories, weights = [], []
-    for one in (feed, feed_tf_data):
+    for one, workers in ((feed, 1), (feed, 3), (feed_tf_data, 2)):
         monkeypatch.setattr("nowcast.training.feed", one)
         history = []
         fitted = fit(
-            config,
+            small_config.replace([*settings, f"training.workers={workers}"]),
             prepared,
             on_epoch=lambda _, figures, to=history: to.append(
                 (figures["loss"], figures["val_loss"])
@@ -242,21 +235,11 @@ def test_both_feeds_train_alike_to_the_last_digit(
         )
         histories.append(history)
         weights.append(fitted.weights)
-    assert histories[0] == histories[1]
+    assert histories[0] == histories[1] == histories[2]
     assert len(set(histories[0])) == 3
-    for mine, its in zip(*weights, strict=True):
-        np.testing.assert_array_equal(mine, its)
-
-
-def test_the_number_of_threads_changes_no_weight(small_config, small_observed, tmp_path):
-    prepared = prepare(small_config, small_observed, work=tmp_path)
-    settings = ["training.epochs=2", "training.augment=true", "training.sampling=wet"]
-    one, other = (
-        fit(small_config.replace([*settings, f"training.workers={workers}"]), prepared, verbose=0)
-        for workers in (1, 3)
-    )
-    for mine, its in zip(one.weights, other.weights, strict=True):
-        np.testing.assert_array_equal(mine, its)
+    for mine, *others in zip(*weights, strict=True):
+        for its in others:
+            np.testing.assert_array_equal(mine, its)
 
 
 def test_no_frame_outside_of_the_periods_is_read(small_config, small_observed, tmp_path):
@@ -517,7 +500,7 @@ def test_a_training_that_diverges_saves_nothing(small_config, small_observed, tm
 
 
 def test_training_stops_at_its_time_limit(small_config, small_observed, tmp_path):
-    config = small_config.replace(["training.epochs=100000", "training.minutes=0.05"])
+    config = small_config.replace(["training.epochs=100000", "training.minutes=0.02"])
     seconds = []
     fit(
         config,
@@ -525,7 +508,7 @@ def test_training_stops_at_its_time_limit(small_config, small_observed, tmp_path
         on_epoch=lambda _, values: seconds.append(values["seconds"]),
         verbose=0,
     )
-    assert 3.0 <= seconds[-1] < 30.0
+    assert 1.2 <= seconds[-1] < 30.0
 
 
 def test_a_square_that_fits_the_network_is_trained_on_where_the_grid_does_not(
@@ -642,11 +625,10 @@ def test_a_constant_learning_rate_does_not_fall(
         keras.Model, "compile", lambda self, **given: (models.append(self), compiled(self, **given))
     )
     prepared = prepare(small_config, small_observed, work=tmp_path)
-    for schedule in ("constant", "cosine"):
-        fit(small_config.replace([f"training.schedule={schedule}"]), prepared, verbose=0)
-    rates = [float(model.optimizer.learning_rate) for model in models]
-    assert rates[0] == pytest.approx(small_config.training.learning_rate)
-    assert rates[1] < 0.8 * rates[0]
+    fit(small_config.replace(["training.schedule=constant"]), prepared, verbose=0)
+    (optimizer,) = (model.optimizer for model in models)
+    assert int(optimizer.iterations) > 1
+    assert float(optimizer.learning_rate) == pytest.approx(small_config.training.learning_rate)
 
 
 def _watched_fit(config, observed, folder, **settings):

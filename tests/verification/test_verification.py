@@ -31,6 +31,12 @@ def _verify(nowcasters, observed, **settings):
     return verify(nowcasters, observed, **{**defaults, **settings})
 
 
+@pytest.fixture(scope="module")
+def plain(observed, baselines):
+    """The scores of the baselines alone."""
+    return _verify(baselines, observed)
+
+
 class _Peeking:
     """Knows the future; leaves some of it missing, if asked to."""
 
@@ -48,8 +54,7 @@ class _Peeking:
         return nowcast.assign(rain_rate=nowcast["rain_rate"].copy(data=future))
 
 
-def test_pooled_scores_equal_a_brute_force_count(observed, baselines):
-    scores = _verify(baselines, observed)
+def test_pooled_scores_equal_a_brute_force_count(observed, baselines, plain):
     times = observed["time"].to_index()
     hits = misses = alarms = squared = number = 0
     cases = case_times(
@@ -65,7 +70,7 @@ def test_pooled_scores_equal_a_brute_force_count(observed, baselines):
         alarms += ((forecast >= 2) & (truth < 2) & counted).sum()
         squared += ((forecast - truth).astype(float)[counted] ** 2).sum()
         number += counted.sum()
-    one = scores.sel(nowcaster="persistence", lead_time=LEADS[1])
+    one = plain.sel(nowcaster="persistence", lead_time=LEADS[1])
     assert one["csi"].sel(threshold=2.0).item() == pytest.approx(hits / (hits + misses + alarms))
     assert one["rmse"].item() == pytest.approx(np.sqrt(squared / number), rel=1e-6)
     assert one["number"].item() == number
@@ -93,13 +98,13 @@ def test_a_perfect_nowcast_scores_perfectly(observed, baselines):
     assert perfect["rmse"].values == pytest.approx(0.0, abs=1e-6)
 
 
-def test_every_nowcaster_is_scored_on_the_same_pixels(observed, baselines):
+def test_every_nowcaster_is_scored_on_the_same_pixels(observed, baselines, plain):
     holed = observed.copy(deep=True)
     holed["rain_rate"][5:9, 3:6, :] = np.nan
     scores = _verify(baselines, holed)
     number = scores["number"]
     assert (number.sel(nowcaster="persistence") == number.sel(nowcaster="extrapolation")).all()
-    assert number.sum() < _verify(baselines, observed)["number"].sum()
+    assert number.sum() < plain["number"].sum()
 
 
 def test_frames_between_two_cases_are_never_loaded(observed, baselines):
@@ -258,8 +263,7 @@ def test_the_baselines_cannot_be_left_out(observed, baselines):
 
 
 @pytest.mark.parametrize("change", ["pixel", "threshold", "lead_time", "cases"])
-def test_another_protocol_has_another_hash(observed, baselines, change):
-    before = _verify(baselines, observed).attrs["protocol_sha256"]
+def test_another_protocol_has_another_hash(observed, baselines, plain, change):
     changed, settings = observed.copy(deep=True), {}
     if change == "pixel":
         changed["rain_rate"][0, 0, 0] += 0.01
@@ -269,7 +273,8 @@ def test_another_protocol_has_another_hash(observed, baselines, change):
         settings = {"lead_times": LEADS[:1]}
     if change == "cases":
         settings = {"base_times": observed["time"].to_index()[3:5]}
-    assert _verify(baselines, changed, **settings).attrs["protocol_sha256"] != before
+    other = _verify(baselines, changed, **settings)
+    assert other.attrs["protocol_sha256"] != plain.attrs["protocol_sha256"]
 
 
 def test_cases_lie_whole_in_the_block(observed, baselines):
