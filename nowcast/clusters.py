@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 THREADS, LOCAL = "threads", "local"
+SECONDS_TO_ANSWER = 10.0  # of a scheduler
 
 
 @contextlib.contextmanager
@@ -49,7 +50,7 @@ def computing(
                 "scheduler, as in tcp://127.0.0.1:8786"
             )
         try:
-            client = stack.enter_context(Client(where, timeout="10s"))
+            client = stack.enter_context(Client(where, timeout=SECONDS_TO_ANSWER))
         except OSError as error:
             raise ValueError(
                 f"no Dask scheduler answers at {dask}; start one with: dask scheduler"

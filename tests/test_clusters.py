@@ -12,6 +12,7 @@ import knmi_sample
 import pandas as pd
 import pytest
 
+from nowcast import clusters
 from nowcast.cache import build_cache, coding_of
 from nowcast.clusters import computing
 from nowcast.conventions import RAIN_RATE
@@ -151,7 +152,8 @@ def test_an_unknown_place_is_named():
         pass
 
 
-def test_a_scheduler_that_does_not_answer_is_named():
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(clusters, "SECONDS_TO_ANSWER", 1.0)
     message = r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"
     with pytest.raises(ValueError, match=message), computing("tcp://127.0.0.1:9"):
         pass
