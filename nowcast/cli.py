@@ -18,6 +18,7 @@ from nowcast.clusters import THREADS
 if TYPE_CHECKING:
     from nowcast.config import Config
     from nowcast.data.archive import IngestReport
+    from nowcast.nowcasters.neural import NeuralNowcaster
     from nowcast.tracking import Tracking
 
 FAILURE, USAGE = 1, 2  # exit status
@@ -45,7 +46,24 @@ Dask = Annotated[
     str,
     Parameter(help="Where Dask computes: threads, local (a cluster here), or tcp://HOST:PORT."),
 ]
-Sources = Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)]
+Sources = Annotated[
+    list[str] | None,
+    Parameter(
+        negative=(),
+        consume_multiple=True,
+        help="Archives, NetCDF/Zarr paths or radar files instead of the settings' "
+        "data.observations; several grids are put on one canvas.",
+    ),
+]
+Source = Annotated[str, Parameter(help="Which source of an archive.")]
+Start = Annotated[
+    str,
+    Parameter(
+        name="--from",
+        help="Nowcaster whose weights the training goes on from, on data of one's own: its name, "
+        "folder or model. Its network, scale and window count instead of the settings'.",
+    ),
+]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
 
@@ -81,8 +99,6 @@ def demo(*, work: Work = DEFAULT_WORK, set_: Settings = None) -> None:
     ----------
     work
         Folder of everything that it makes.
-    set_
-        A setting instead of the default.
     """
     from nowcast.config import Config
     from nowcast.demo import demonstrate
@@ -132,8 +148,6 @@ def ingest(
         Follow one folder into which a feed writes, until interrupted.
     every_seconds
         Between two looks at a watched folder.
-    as_json
-        Print the report as JSON, one for each round of a watched folder.
     """
     from nowcast.clusters import computing
     from nowcast.data import archive as archives
@@ -184,8 +198,6 @@ def fsck(archive: Path, /, *, dask: Dask = THREADS, as_json: Json = False) -> in
     ----------
     archive
         Folder.
-    as_json
-        Print what was found as JSON.
     """
     from dataclasses import asdict
 
@@ -213,7 +225,7 @@ def prepare(
     *,
     set_: Settings = None,
     observations: Sources = None,
-    source: str = "",
+    source: Source = "",
     dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -226,17 +238,6 @@ def prepare(
     ----------
     config
         TOML file of settings.
-    set_
-        A setting instead of the file's.
-    observations
-        Archives, NetCDF/Zarr paths or radar files instead of the settings' data.observations;
-        several grids are put on one canvas.
-    source
-        Which source of an archive.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print what the cache holds as JSON.
     """
     from nowcast import experiments
     from nowcast import training as trainings
@@ -260,8 +261,8 @@ def train(
     *,
     set_: Settings = None,
     observations: Sources = None,
-    source: str = "",
-    start: Annotated[str, Parameter(name="--from")] = "",
+    source: Source = "",
+    start: Start = "",
     dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -274,29 +275,13 @@ def train(
     ----------
     config
         TOML file of settings.
-    set_
-        A setting instead of the file's.
-    observations
-        Archives, NetCDF/Zarr paths or radar files instead of the settings' data.observations;
-        several grids are put on one canvas.
-    source
-        Which source of an archive.
-    start
-        Nowcaster whose weights the training goes on from, on data of one's own: its name, folder
-        or model. Its network, scale and window count instead of the settings'.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print what was made as JSON.
     """
     from nowcast import experiments
     from nowcast import training as trainings
     from nowcast.clusters import computing
 
-    settings = _config(config, set_)
     tracking = _tracking(work)
-    before = experiments.network_of(start, settings, tracking) if start else None
-    settings = experiments.continuing(settings, before) if before else settings
+    settings, before = _beginning(config, set_, start, tracking)
     with computing(dask, say=_say):
         observed = experiments.observations(settings, observations or "", source=source)
         trained = trainings.train(
@@ -321,7 +306,7 @@ def study(
     *,
     set_: Settings = None,
     observations: Sources = None,
-    source: str = "",
+    source: Source = "",
     dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -337,17 +322,6 @@ def study(
     ----------
     file
         TOML file of the study.
-    set_
-        A setting of every run instead of the settings file's.
-    observations
-        Archives, NetCDF/Zarr paths or radar files instead of the settings' data.observations;
-        several grids are put on one canvas.
-    source
-        Which source of an archive.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print the rows as JSON.
     """
     from nowcast import experiments, studies
     from nowcast.clusters import computing
@@ -368,7 +342,7 @@ def verify(
     *,
     nowcaster: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     observations: str = "",
-    source: str = "",
+    source: Source = "",
     period: str = "",
     split: str = "",
     config: Path | None = None,
@@ -394,16 +368,12 @@ def verify(
         Names, folders or models of the registry; unet=models:/nowcast/1 calls one unet.
     observations
         Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
-    source
-        Which source of an archive.
     period
         Only cases in this period, as START/END in UTC.
     split
         Only cases in this block of the settings: train, validation or test.
     config
         TOML file of settings.
-    set_
-        A setting instead of the file's.
     thresholds
         In the variable's units, instead of the settings'.
     lead_times
@@ -417,10 +387,6 @@ def verify(
         their spread and ranks, and amounts, which probabilities say nothing of.
     out
         File for the scores (netCDF); the report (HTML) and its figures go beside it.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print the scores as JSON.
     """
     from nowcast import experiments
     from nowcast.tables import plain, table
@@ -478,10 +444,6 @@ def compare(
         MLflow runs of verifications, or files of scores.
     out
         File for the scores (netCDF); the report (HTML) and its figures go beside it.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print the scores as JSON.
     """
     from nowcast.report import write_report
     from nowcast.tables import plain, table
@@ -539,12 +501,6 @@ def moving_mnist(
         At most, instead of the settings'.
     config
         TOML file of settings instead of the paper's.
-    set_
-        A setting instead of these.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print what was found as JSON.
     """
     from dataclasses import asdict
 
@@ -589,12 +545,6 @@ def cnn_lstm_tutorial(
     ----------
     config
         TOML file of settings instead of the tutorial's.
-    set_
-        A setting instead of these.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print what was found as JSON.
     """
     from dataclasses import asdict
 
@@ -620,7 +570,7 @@ def calibrate(
     nowcaster: str,
     out: Path,
     observations: str = "",
-    source: str = "",
+    source: Source = "",
     period: str = "",
     split: str = "",
     config: Path | None = None,
@@ -646,22 +596,14 @@ def calibrate(
         Folder of the calibrated nowcaster, replaced if it is there.
     observations
         Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
-    source
-        Which source of an archive.
     period
         Only cases in this period, as START/END in UTC.
     split
         Only cases in this block of the settings: train, validation or test.
     config
         TOML file of settings.
-    set_
-        A setting instead of the file's.
     most_bias
         Frequency bias of the field at most, on these cases.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print what was fitted as JSON.
     """
     from nowcast import experiments
 
@@ -688,8 +630,8 @@ def retrain(
     out: Path,
     set_: Settings = None,
     observations: Sources = None,
-    source: str = "",
-    start: Annotated[str, Parameter(name="--from")] = "",
+    source: Source = "",
+    start: Start = "",
     split: str = "validation+test",
     most_bias: float = 1.2,
     dask: Dask = THREADS,
@@ -708,32 +650,17 @@ def retrain(
         TOML file of settings, with the head exceedance.
     out
         Folder of the nowcaster, replaced if it is there.
-    set_
-        A setting instead of the file's.
-    observations
-        Archives, NetCDF/Zarr paths or radar files instead of the settings' data.observations;
-        several grids are put on one canvas.
-    source
-        Which source of an archive.
-    start
-        Nowcaster whose weights the training goes on from, as of `train`.
     split
         Blocks of the settings that are calibrated on, with + between.
     most_bias
         Frequency bias of the field at most, on these.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print what was made as JSON.
     """
     from nowcast import experiments
     from nowcast import retraining as retrainings
     from nowcast.clusters import computing
 
-    settings = _config(config, set_)
     tracking = _tracking(work)
-    before = experiments.network_of(start, settings, tracking) if start else None
-    settings = experiments.continuing(settings, before) if before else settings
+    settings, before = _beginning(config, set_, start, tracking)
     with computing(dask, say=_say):
         observed = experiments.observations(settings, observations or "", source=source)
         made = retrainings.retrain(
@@ -756,7 +683,7 @@ def promote(
     set_: Settings = None,
     candidate: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     observations: str = "",
-    source: str = "",
+    source: Source = "",
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> int:
@@ -771,18 +698,10 @@ def promote(
     ----------
     config
         TOML file of settings.
-    set_
-        A setting instead of the file's.
     candidate
         Models such as models:/nowcast/3; by default every version in the registry.
     observations
         Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
-    source
-        Which source of an archive.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print the decision as JSON.
     """
     from dataclasses import asdict
 
@@ -844,8 +763,6 @@ def serve(
         Of the registry.
     port
         On 127.0.0.1.
-    work
-        Folder of runs, models and caches.
     """
     from nowcast import serving
     from nowcast.tracking import resolve
@@ -861,7 +778,7 @@ def issue(
     *,
     nowcaster: str,
     observations: str = "",
-    source: str = "",
+    source: Source = "",
     base_time: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     lead_times: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
     members: int | None = None,
@@ -882,8 +799,6 @@ def issue(
         Name, folder or model of the registry.
     observations
         Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
-    source
-        Which source of an archive.
     base_time
         UTC; by default the last frame.
     lead_times
@@ -896,12 +811,6 @@ def issue(
         Folder, made if missing.
     config
         TOML file of settings.
-    set_
-        A setting instead of the file's.
-    work
-        Folder of runs, models and caches.
-    as_json
-        Print the files as JSON.
     """
     from nowcast import experiments, issuing
     from nowcast.nowcasters.members import Draw, WithMembers
@@ -943,7 +852,7 @@ def extract(
     accumulate: Annotated[bool, Parameter(negative=())] = False,
     thresholds: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
     observations: str = "",
-    source: str = "",
+    source: Source = "",
     config: Path | None = None,
     set_: Settings = None,
     out: Path,
@@ -967,16 +876,10 @@ def extract(
         Give the probability that these are reached, in the units of what is extracted.
     observations
         Archive, NetCDF/Zarr path or radar files, to give what was observed beside the nowcast.
-    source
-        Which source of an archive.
     config
         TOML file of settings, for the observations.
-    set_
-        A setting instead of the file's.
     out
         File that ends in .csv or .nc.
-    as_json
-        Print what was written as JSON.
     """
     from nowcast import exports
     from nowcast.issuing import open_nowcast
@@ -1023,8 +926,6 @@ def export(
         Files that `issue` wrote, or folders of them.
     out
         Folder, made if missing.
-    as_json
-        Print the files as JSON.
     """
     from nowcast import exports
 
@@ -1042,10 +943,6 @@ def list_(*, as_json: Json = False) -> None:
 
     Example: nowcast list
 
-    Parameters
-    ----------
-    as_json
-        Print them as JSON.
     """
     from nowcast.data.readers import known_readers
     from nowcast.networks import NETWORKS
@@ -1123,6 +1020,19 @@ def _config(path: Path | None, settings: list[str] | None) -> "Config":
     except OSError as error:
         raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
     return config.replace(settings or [])
+
+
+def _beginning(
+    path: Path, settings: list[str] | None, start: str, tracking: "Tracking"
+) -> tuple["Config", "NeuralNowcaster | None"]:
+    """Give the settings of a training, and the nowcaster whose weights it goes on from."""
+    from nowcast import experiments
+
+    config = _config(path, settings)
+    if not start:
+        return config, None
+    before = experiments.network_of(start, config, tracking)
+    return experiments.continuing(config, before), before
 
 
 def _minutes(values: list[int] | None) -> Any:
