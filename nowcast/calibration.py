@@ -9,6 +9,7 @@ are all they need, so any number of cases is read once, a few at a time.
 import hashlib
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -241,9 +242,10 @@ class Calibration:
       tells apart stays apart, and the order of pixels, with all scores that follow from it, the
       same.
     - Where a threshold and lead time has fewer than `FEWEST_EVENTS` pixels with the event, or
-      without it, those of neighbouring lead times are added, one more on either side until there
-      are enough; then those of all lead times and of the next lower thresholds, one after the
-      other. Where that does not suffice the probability stays what it was.
+      without it, those of the lead times next to it are added; then those of the next lower
+      thresholds there, one after the other; then those of more lead times, one more on either side,
+      until there are enough. (How sure one can be of an event depends on the lead time more than on
+      the threshold.) Where all do not suffice the probability stays what it was.
     - Curves are fitted apart, and could cross: a probability is never above that of a lower
       threshold, which it is lowered to.
 
@@ -621,15 +623,19 @@ def _totals(counts: xr.Dataset) -> np.ndarray:
 
 def _pooled(totals: np.ndarray, at: int, lead: int, fewest_events: int) -> np.ndarray | None:
     """Give the counts of a threshold and lead time, with as many others as they need."""
-    for reach in range(totals.shape[2]):
-        pooled: np.ndarray = totals[:, at, max(lead - reach, 0) : lead + reach + 1].sum(axis=1)
-        if _enough(pooled, fewest_events):
-            return pooled
-    for lower in range(at - 1, -1, -1):
-        pooled = totals[:, lower : at + 1].sum(axis=(1, 2))
+    for lower, reach in _widening(at, totals.shape[2]):
+        span = slice(max(lead - reach, 0), lead + reach + 1)
+        pooled: np.ndarray = totals[:, lower : at + 1, span].sum(axis=(1, 2))
         if _enough(pooled, fewest_events):
             return pooled
     return None
+
+
+def _widening(at: int, leads: int) -> Iterator[tuple[int, int]]:
+    """Give the lowest threshold, and the lead times on either side, that are taken together."""
+    yield at, 0
+    yield from ((lower, 1) for lower in range(at, -1, -1))
+    yield from ((0, reach) for reach in range(2, leads))
 
 
 def _enough(pooled: np.ndarray, fewest_events: int) -> bool:

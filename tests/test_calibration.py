@@ -233,21 +233,36 @@ def _alone(counts, lead, threshold=0):
     return counts.isel(threshold=[threshold], lead_time=[lead])
 
 
-def test_with_few_events_neighbouring_lead_times_are_added_until_there_are_enough(counts):
-    number = counts["probability_events"].sum("probability_bin").values[0]
-    few = int(number[1]) + 1
-    curves = Calibration.fit(counts, fewest_events=few).curves[0]
-    all_leads = counts.sum("lead_time").expand_dims(lead_time=LEADS[:1])
-    assert curves[1] == Calibration.fit(_alone(all_leads, 0)).curves[0][0]
+def _together(counts, thresholds, leads):
+    """Fit one curve to the counts of some thresholds and lead times."""
+    some = counts.isel(threshold=thresholds, lead_time=leads).sum(("threshold", "lead_time"))
+    one = some.expand_dims(threshold=[10.0], lead_time=LEADS[:1])
+    return Calibration.fit(one, fewest_events=1).curves[0][0]
+
+
+def _events(counts, thresholds, leads):
+    some = counts["probability_events"].isel(threshold=thresholds, lead_time=leads)
+    return int(some.sum())
+
+
+def test_with_few_events_those_of_the_next_lead_times_are_added(counts):
+    few = max(_events(counts, [0], [lead]) for lead in range(3)) + 1
+    assert few <= min(_events(counts, [0], [0, 1]), _events(counts, [0], [1, 2]))
+    first, second, third = Calibration.fit(counts, fewest_events=few).curves[0]
+    assert first == _together(counts, [0], [0, 1])
+    assert second == _together(counts, [0], [0, 1, 2])
+    assert third == _together(counts, [0], [1, 2])
     assert Calibration.fit(counts).curves[0][1] == Calibration.fit(_alone(counts, 1)).curves[0][0]
 
 
-def test_with_few_events_at_all_lead_times_lower_thresholds_are_added(counts):
-    few = int(counts["probability_events"].sum(("probability_bin", "lead_time"))[1]) + 1
-    together = counts.sum(("threshold", "lead_time"))
-    alone = together.expand_dims(threshold=[10.0], lead_time=LEADS[:1])
-    expected = Calibration.fit(alone).curves[0][0]
-    assert Calibration.fit(counts, fewest_events=few).curves[1] == (expected,) * 3
+def test_then_those_of_lower_thresholds_and_at_last_of_all_lead_times(counts):
+    few = _events(counts, [1], [0, 1, 2]) + 1
+    assert few <= _events(counts, [0, 1], [0, 1])
+    curves = Calibration.fit(counts, fewest_events=few).curves[1]
+    assert curves[0] == _together(counts, [0, 1], [0, 1])
+    few = _events(counts, [0, 1], [0, 1]) + 1
+    curves = Calibration.fit(counts, fewest_events=few).curves[1]
+    assert curves[0] == _together(counts, [0, 1], [0, 1, 2])
 
 
 @pytest.mark.parametrize("came", [0.0, 10.0])
