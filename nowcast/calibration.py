@@ -518,16 +518,20 @@ class Postprocessing:
         Of the same thresholds and lead times.
     provenance
         What is known of the cases.
+    extrapolated_from
+        Threshold from which on the field is that of extrapolation: of heavier events too few were
+        seen to correct them. None if decision levels decide all.
 
     Raises
     ------
     ValueError
-        If the two do not fit each other.
+        If the two do not fit each other, or the threshold is not one of theirs.
     """
 
     calibration: Calibration
     levels: DecisionLevels
     provenance: dict[str, str] = field(default_factory=dict)
+    extrapolated_from: float | None = None
 
     def __post_init__(self) -> None:
         ladders = [(part.thresholds, part.lead_minutes) for part in (self.calibration, self.levels)]
@@ -536,6 +540,26 @@ class Postprocessing:
                 "calibration and decision levels must be of the same thresholds and lead times; "
                 f"received {ladders[0]} and {ladders[1]}"
             )
+        if self.extrapolated_from not in (None, *self.calibration.thresholds):
+            raise ValueError(
+                "what is left to extrapolation begins at one of the thresholds "
+                f"{self.calibration.thresholds}; received {self.extrapolated_from}"
+            )
+
+    def with_extrapolated(self, field: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """Give a field that reaches the thresholds from `extrapolated_from` on as another does.
+
+        Parameters
+        ----------
+        field, moved : (..., y, x)
+            What decision levels decide, and the extrapolation; NaN where missing.
+        """
+        if self.extrapolated_from is None:
+            return field
+        place = self.calibration.thresholds.index(self.extrapolated_from)
+        lighter = np.minimum(field, _below(self.calibration.thresholds)[place])
+        merged: np.ndarray = np.where(moved >= self.extrapolated_from, moved, lighter)
+        return merged
 
     def to_json(self) -> str:
         """Give everything as JSON, the same text for the same content."""
@@ -550,6 +574,8 @@ class Postprocessing:
             "levels": self.levels.levels,
             "provenance": self.provenance,
         }
+        if self.extrapolated_from is not None:
+            content["extrapolated_from"] = self.extrapolated_from
         return json.dumps(content, sort_keys=True, allow_nan=False)
 
     @classmethod
@@ -577,9 +603,11 @@ class Postprocessing:
             )
             levels = tuple(tuple(map(float, row)) for row in content["levels"])
             provenance = dict(content["provenance"])
+            extrapolated_from = content.get("extrapolated_from")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a saved calibration does not fit: {error!r}") from error
-        return cls(Calibration(*ladder, curves), DecisionLevels(*ladder, levels), provenance)
+        calibration, decided = Calibration(*ladder, curves), DecisionLevels(*ladder, levels)
+        return cls(calibration, decided, provenance, extrapolated_from)
 
     @property
     def sha256(self) -> str:
@@ -587,7 +615,9 @@ class Postprocessing:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def fit(counts: xr.Dataset, *, most_bias: float = MOST_BIAS) -> Postprocessing:
+def fit(
+    counts: xr.Dataset, *, most_bias: float = MOST_BIAS, extrapolated_from: float | None = None
+) -> Postprocessing:
     """Fit calibration and decision levels to added counts, by the rules of both.
 
     Parameters
@@ -597,11 +627,13 @@ def fit(counts: xr.Dataset, *, most_bias: float = MOST_BIAS) -> Postprocessing:
         kept as provenance.
     most_bias
         Highest frequency bias of the events forecast by decision levels.
+    extrapolated_from
+        See `Postprocessing`.
     """
     calibration = Calibration.fit(counts)
     levels = DecisionLevels.fit(counts, calibration, most_bias=most_bias)
     told = {str(name): str(value) for name, value in counts.attrs.items()}
-    return Postprocessing(calibration, levels, told)
+    return Postprocessing(calibration, levels, told, extrapolated_from)
 
 
 def _ladder_of(counts: xr.Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -64,6 +64,13 @@ Start = Annotated[
         "folder or model. Its network, scale and window count instead of the settings'.",
     ),
 ]
+ExtrapolateFrom = Annotated[
+    float | None,
+    Parameter(
+        help="Threshold of the network from which on the field is that of extrapolation, where too "
+        "few heavier events were seen to correct them."
+    ),
+]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
 
@@ -576,6 +583,7 @@ def calibrate(
     config: Path | None = None,
     set_: Settings = None,
     most_bias: float = 1.2,
+    extrapolate_from: ExtrapolateFrom = None,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> None:
@@ -617,6 +625,7 @@ def calibrate(
         _tracking(work),
         block=block,
         most_bias=most_bias,
+        extrapolated_from=extrapolate_from,
     )
     made.save(out)
     _json({"folder": str(out)}) if as_json else print(out)
@@ -634,6 +643,7 @@ def retrain(
     start: Start = "",
     split: str = "validation+test",
     most_bias: float = 1.2,
+    extrapolate_from: ExtrapolateFrom = None,
     dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -670,6 +680,7 @@ def retrain(
             out=out,
             split=split,
             most_bias=most_bias,
+            extrapolated_from=extrapolate_from,
             start=before,
             verbose=0 if as_json else _bar(),
         )

@@ -497,6 +497,7 @@ def calibrated(
     *,
     block: Block | None,
     most_bias: float,
+    extrapolated_from: float | None = None,
 ) -> NeuralNowcaster:
     """Give a network with calibration and decision levels fitted on the cases of a block.
 
@@ -523,6 +524,7 @@ def calibrated(
         observed,
         base_times=cases,
         most_bias=most_bias,
+        extrapolated_from=extrapolated_from,
         batch_cases=section.batch_cases,
     )
 

@@ -50,6 +50,7 @@ def retrain(
     out: Path,
     split: str = HELD_OUT,
     most_bias: float = MOST_BIAS,
+    extrapolated_from: float | None = None,
     start: NeuralNowcaster | None = None,
     verbose: int = 1,
 ) -> Retrained:
@@ -69,6 +70,9 @@ def retrain(
         Block or blocks of the settings on which calibration and decision levels are fitted.
     most_bias
         Frequency bias of the field at most, on these.
+    extrapolated_from
+        Threshold from which on the field is that of extrapolation; see
+        `nowcast.nowcasters.neural.calibrate`.
     start
         Whose weights the training goes on from.
     verbose
@@ -83,6 +87,11 @@ def retrain(
         raise ConfigError(
             f"probabilities are calibrated, and network.head={config.network.head!r} gives none; "
             "set network.head=exceedance, or use `nowcast train`"
+        )
+    if extrapolated_from not in (None, *config.network.levels):
+        raise ConfigError(
+            f"what is left to extrapolation begins at one of network.levels={config.network.levels}"
+            f"; received {extrapolated_from}"
         )
     if "train" in split.split("+"):
         _LOG.warning("what was trained on is calibrated on too: probabilities will be too sure")
@@ -103,6 +112,7 @@ def retrain(
         tracking,
         block=block,
         most_bias=most_bias,
+        extrapolated_from=extrapolated_from,
     )
     nowcaster.save(out)
     return Retrained(nowcaster, out, folder)

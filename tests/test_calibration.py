@@ -466,3 +466,21 @@ def test_counts_by_other_bins_are_refused(counts):
 def test_no_cases_are_refused():
     with pytest.raises(ValueError, match="received no base time"):
         count(None, xr.Dataset(), base_times=pd.DatetimeIndex([]), lead_times=LEADS)
+
+
+def test_what_is_left_to_extrapolation_is_saved_and_begins_at_a_threshold(counts):
+    plain, left = fit(counts), fit(counts, extrapolated_from=20.0)
+    assert "extrapolated_from" not in plain.to_json()  # saved as ever
+    assert Postprocessing.from_dict(json.loads(left.to_json())) == left
+    assert left.sha256 != plain.sha256
+    with pytest.raises(ValueError, match=r"thresholds \(10\.0, 20\.0\); received 15"):
+        fit(counts, extrapolated_from=15.0)
+
+
+def test_heavier_thresholds_are_reached_where_extrapolation_reaches_them(counts):
+    left = fit(counts, extrapolated_from=20.0)
+    field = np.array([0.0, 12.0, 25.0, 25.0, np.nan])
+    moved = np.array([21.0, 5.0, 19.9, 30.0, np.nan])
+    found = left.with_extrapolated(field, moved)
+    np.testing.assert_array_equal(found, [21.0, 12.0, np.nextafter(np.float32(20), 0), 30, np.nan])
+    np.testing.assert_array_equal(fit(counts).with_extrapolated(field, moved), field)

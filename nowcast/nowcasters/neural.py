@@ -219,8 +219,10 @@ class NeuralNowcaster:
         )
         if self.postprocessing is None:
             return nowcast
+        left = self.postprocessing.extrapolated_from
+        rule = DECIDED if left is None else f"{DECIDED}; from {left:g} on that of extrapolation"
         return nowcast.assign_attrs(
-            field_rule=DECIDED,
+            field_rule=rule,
             calibration_sha256=self.postprocessing.sha256,
         )
 
@@ -268,6 +270,7 @@ class NeuralNowcaster:
             field = self.postprocessing.levels.field(
                 distribution, transform=settings.transform, lowest=_lowest(settings)
             )
+            field = self.postprocessing.with_extrapolated(field, moved)
         elif head.kind == "exceedance":
             field = median_of_exceedance(np.moveaxis(distribution, 1, -1), settings)
         elif head.kind == "quantiles":
@@ -412,6 +415,7 @@ def calibrate(
     *,
     base_times: pd.DatetimeIndex,
     most_bias: float = MOST_BIAS,
+    extrapolated_from: float | None = None,
     batch_cases: int = 8,
 ) -> NeuralNowcaster:
     """Give a nowcaster with calibration and decision levels fitted on cases, its weights the same.
@@ -430,16 +434,29 @@ def calibrate(
         surer than it is, and than what the nowcaster is judged by.
     most_bias
         Frequency bias of the field at most, on these cases; on other weather it may be more.
+    extrapolated_from
+        Threshold from which on the field is that of extrapolation, of a network that sees motion:
+        where too few heavier events were seen to correct them. None: nowhere.
     batch_cases
         Cases in memory at a time.
 
     Raises
     ------
     ValueError
-        If there is no case, or the head gives no probabilities.
+        If there is no case, the head gives no probabilities, or there is no extrapolation.
     """
     settings = nowcaster.settings
     window = settings.window
+    if extrapolated_from is not None and not settings.motion_frames:
+        raise ValueError(
+            f"nothing can be left to extrapolation from {extrapolated_from} on: the network "
+            f"{settings.network!r} sees no motion; use one that does, such as lagrangian"
+        )
+    if extrapolated_from not in (None, *settings.head.levels):
+        raise ValueError(
+            f"what is left to extrapolation begins at one of the thresholds {settings.head.levels};"
+            f" received {extrapolated_from}"
+        )
     leads = pd.TimedeltaIndex([window.step * lead for lead in range(1, window.lead_frames + 1)])
     counts = count(
         NeuralNowcaster(settings, nowcaster.weights),
@@ -452,7 +469,9 @@ def calibrate(
         settings,
         nowcaster.weights,
         sha256=nowcaster.sha256,
-        postprocessing=fit_postprocessing(counts, most_bias=most_bias),
+        postprocessing=fit_postprocessing(
+            counts, most_bias=most_bias, extrapolated_from=extrapolated_from
+        ),
     )
 
 

@@ -296,3 +296,17 @@ def test_a_low_grid_is_cut_along_its_length_alone(corrections, monkeypatch):
             assert (weights[:, :rim] == 0.0).all()
         assert (weights > 0.0).mean() > 0.2
     np.testing.assert_allclose(total, 1.0)
+
+
+def test_heavy_rain_that_was_seldom_seen_can_be_left_to_extrapolation(corrections, small_observed):
+    times = small_observed["time"].to_index()[2:16]
+    left = calibrate(corrections, small_observed, base_times=times, extrapolated_from=1.0)
+    plain = NeuralNowcaster(corrections.settings, corrections.weights, corrected=False)
+    nowcast = _nowcast(left, small_observed)
+    ours, moved = (one["rain_rate"].values for one in (nowcast, _nowcast(plain, small_observed)))
+    for level in LEVELS[1:]:
+        np.testing.assert_array_equal(ours >= level, moved >= level)
+    assert ((ours >= LEVELS[0]) != (moved >= LEVELS[0])).any()
+    assert nowcast.attrs["field_rule"].endswith("from 1 on that of extrapolation")
+    with pytest.raises(ValueError, match=r"begins at one of the thresholds .* received 3"):
+        calibrate(corrections, small_observed, base_times=times, extrapolated_from=3.0)
