@@ -61,7 +61,8 @@ Start = Annotated[
     Parameter(
         name="--from",
         help="Nowcaster whose weights the training goes on from, on data of one's own: its name, "
-        "folder or model. Its network, scale and window count instead of the settings'.",
+        "folder or model. Its network, scale and window count instead of the settings', but for "
+        "more lead frames, which a lagrangian learns too.",
     ),
 ]
 ExtrapolateFrom = Annotated[

@@ -164,6 +164,7 @@ class TrainingSection(Section):
     steps_per_epoch: int = Field(0, ge=0)  # 0: every window once
     validation_windows: int = Field(0, ge=0)  # evenly among those of the block; 0: all
     batch_size: int = Field(8, ge=1)
+    least_lead_frames: int = Field(0, ge=0)  # of a window that must be there; 0: all
     crop_pixels: int = Field(0, ge=0)  # side of the squares trained on; 0: the whole grid
     sampling: Literal["uniform", "wet", "intense"] = "uniform"  # which windows come more often
     augment: bool = False  # flips and, of squares, quarter turns of what is trained on
@@ -265,8 +266,22 @@ class Config(Section):
                 f"the head {network.head!r} is of the whole grid, not of squares of "
                 f"{training.crop_pixels} pixels; set training.crop_pixels=0"
             )
+        if network.head in ("series", "classes") and training.least_lead_frames:
+            raise ValueError(
+                f"the head {network.head!r} is of whole windows; set training.least_lead_frames=0"
+            )
         if network.points and training.augment:
             raise ValueError("flips and turns move network.points; set training.augment=false")
+        return self
+
+    @model_validator(mode="after")
+    def _some_lead_frames_may_be_missing(self) -> "Config":
+        least, leads = self.training.least_lead_frames, self.window.lead_frames
+        if least > leads:
+            raise ValueError(
+                f"training.least_lead_frames={least} exceeds window.lead_frames={leads}; set it to "
+                f"{leads} or less, or to 0 for whole windows"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What an experiment's settings mean in observations, nowcasters and cases: used by every verb."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.predictors import SequencePredictor
 from nowcast.serving import EndpointNowcaster
 from nowcast.tracking import Tracking, open_any, open_nowcaster
-from nowcast.training import blocks_of
+from nowcast.training import blocks_of, window_of
 from nowcast.verification import case_times, standard_measures, verify
 from nowcast.verification.cases import batches_of_cases, near
 from nowcast.verification.comparison import middle
@@ -466,15 +467,21 @@ def network_of(uri: str, config: Config, tracking: Tracking) -> NeuralNowcaster:
 
 
 def continuing(config: Config, nowcaster: NeuralNowcaster) -> Config:
-    """Give settings that train on from a nowcaster: its network, scale and window are taken."""
+    """Give settings that train on from a nowcaster: its network, scale and window are taken.
+
+    If the settings' window is its own but for more lead frames, it learns these too.
+    """
     settings = nowcaster.settings
     window, head = settings.window, settings.head
+    wanted = window_of(config)
+    longer = replace(wanted, lead_frames=window.lead_frames) == window
+    leads = max(window.lead_frames, wanted.lead_frames) if longer else window.lead_frames
     taken = {
         "variable": {**vars(settings.variable), "period_hours": config.variable.period_hours},
         "transform": vars(settings.transform),
         "window": {
             "input_frames": window.input_frames,
-            "lead_frames": window.lead_frames,
+            "lead_frames": leads,
             "step_minutes": round(window.step / pd.Timedelta(minutes=1)),
         },
         "network": {
@@ -518,7 +525,11 @@ def calibrated(
     window, section = one.settings.window, config.verification
     leads = pd.TimedeltaIndex([window.step * lead for lead in range(1, window.lead_frames + 1)])
     every = pd.Timedelta(minutes=section.every_minutes)
-    cases = case_times(observed, nowcasters={uri: one}, lead_times=leads, every=every, block=block)
+    least = leads[: config.training.least_lead_frames or len(leads)]
+    cases = case_times(observed, nowcasters={uri: one}, lead_times=least, every=every, block=block)
+    if block:  # what lies behind its end may be what the nowcaster is judged by
+        times = observed["time"].to_index()
+        observed = observed.isel(time=np.flatnonzero(block.holds(times, times)))
     return calibrate(
         one,
         observed,

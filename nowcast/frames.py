@@ -1,7 +1,8 @@
 """Windows of frames without gaps, blocks of time, batches for training, and tiles of a grid.
 
 A window is ``input_frames`` frames up to a base time and ``lead_frames`` after it, all one step
-apart; a window with an absent frame does not exist. Which windows are trained on is planned apart
+apart; a window with an absent frame does not exist, unless training may leave the last of its lead
+frames missing. Which windows are trained on is planned apart
 from reading them.
 """
 
@@ -9,7 +10,7 @@ import collections
 import itertools
 import math
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ ALIKE = 0.2  # part of a window's chance to be drawn that is the same for all
 ALIGNMENT = 64  # bytes, of arrays that TensorFlow and JAX take over as they are
 EPOCH = pd.Timestamp(0)
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+MISSING = 0  # the code; see nowcast.cache.Coding
 LOWEST_CODE = 1  # of a pixel at the lowest valid value, such as dry; above it there is something
 
 
@@ -357,11 +359,14 @@ class Plan:
         Place of each window's first frame in the cache; the others lie behind it, side by side.
     chances
         Of each window to be the next one drawn; they add up to 1. None: each comes once an epoch.
+    leads
+        Lead frames of each window that are there; the others are missing. None: all are.
     """
 
     base_times: pd.DatetimeIndex
     first: np.ndarray
     chances: np.ndarray | None = None
+    leads: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.first)
@@ -382,7 +387,8 @@ class Plan:
         if len(self) <= most:
             return self
         kept = np.linspace(0, len(self) - 1, most).round().astype(int)
-        return Plan(self.base_times[kept], self.first[kept])
+        leads = None if self.leads is None else self.leads[kept]
+        return Plan(self.base_times[kept], self.first[kept], leads=leads)
 
     def summary(self) -> dict[str, float]:
         """Give how many windows there are and how unlike their chances, as parts of the mean."""
@@ -402,7 +408,9 @@ class Plan:
         return str(pd.DataFrame(columns).to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S"))
 
 
-def plan(cache: Cache, window: Window, block: Block, *, sampling: str = "uniform") -> Plan:
+def plan(
+    cache: Cache, window: Window, block: Block, *, sampling: str = "uniform", least_leads: int = 0
+) -> Plan:
     """Plan the windows of a block of time.
 
     Where rain is rare, most windows teach little. ``wet`` draws them by the mean wet fraction of
@@ -418,6 +426,9 @@ def plan(cache: Cache, window: Window, block: Block, *, sampling: str = "uniform
         Which frames, and where all of them must lie.
     sampling
         ``uniform``, ``wet`` or ``intense``.
+    least_leads
+        Lead frames, from the first on, that must be there; what lies behind the end of the block or
+        in a gap is missing. 0: all must.
 
     Raises
     ------
@@ -430,21 +441,25 @@ def plan(cache: Cache, window: Window, block: Block, *, sampling: str = "uniform
             f"{_minutes(cache.step)}; prepare the data again"
         )
     times = cache.times
-    bases = base_times(xr.Dataset(coords={"time": times.sort_values()}), window, block)
-    length = len(window.offsets)
+    frames = xr.Dataset(coords={"time": times.sort_values()})
+    shortest = replace(window, lead_frames=least_leads or window.lead_frames)
+    bases = base_times(frames, shortest, block)
     if not len(bases):
         raise ValueError(
-            f"the block {block} holds no whole window of {length} frames; give more data, another "
-            "split or a shorter window"
+            f"the block {block} holds no whole window of {len(shortest.offsets)} frames; give more "
+            "data, another split or a shorter window"
         )
     first: np.ndarray = times.get_indexer(bases + window.offsets[0])
+    leads = np.full(len(bases), shortest.lead_frames)
+    for more in range(shortest.lead_frames + 1, window.lead_frames + 1):
+        leads[bases.isin(base_times(frames, replace(window, lead_frames=more), block))] = more
     if sampling == "uniform":
-        return Plan(bases, first)
+        return Plan(bases, first, leads=leads)
     statistics = cache.statistics
     scores = statistics["wet"] if sampling == "wet" else statistics["mean"] - cache.coding.offset
     known = window.input_frames
     of_frames = np.lib.stride_tricks.sliding_window_view(scores.fillna(0.0).to_numpy(), known)
-    return Plan(bases, first, _chances(of_frames[first].mean(axis=1)))
+    return Plan(bases, first, _chances(of_frames[first].mean(axis=1)), leads)
 
 
 def _chances(scores: np.ndarray) -> np.ndarray:
@@ -470,7 +485,8 @@ class Batches:
     batch_size
         Windows in a batch.
     crop_pixels
-        Side of the squares taken, the wettest of `CROP_TRIES`; 0 takes the whole grid.
+        Side of the squares taken, of `CROP_TRIES` the wettest in the input frames; 0 takes the
+        whole grid.
     augment
         Flip along y and x, and turn squares by quarters, at random; needs a seed.
     seed
@@ -502,6 +518,8 @@ class Batches:
             raise ValueError("flips and turns are drawn by a seed; give one, or augment=False")
         self._codes = cache.codes
         self._first = plan.first
+        leads = np.full(len(plan), window.lead_frames) if plan.leads is None else plan.leads
+        self._there = window.input_frames + leads
         self._plan = plan
         self._input_frames, self._lead_frames = window.input_frames, window.lead_frames
         self._batch_size = batch_size
@@ -540,7 +558,9 @@ class Batches:
         for place in range(len(chosen)):
             frames, motion = self._read(index * self._batch_size + place)
             inputs[place] = frames[: self._input_frames]
-            targets[place] = frames[self._input_frames :][:leads]
+            there = frames[self._input_frames :][:leads]
+            targets[place, : len(there)] = there
+            targets[place, len(there) :] = MISSING
             if motion is not None:
                 moving[place] = motion
         given = inputs if self._motions is None else (inputs, moving)
@@ -555,8 +575,9 @@ class Batches:
 
     def _read(self, place: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Give a window of the order, and its motion, cropped and turned: views of the files."""
-        first = self._first[self._order[place]]
-        frames = self._codes[first : first + self._input_frames + self._lead_frames]
+        window = self._order[place]
+        first = self._first[window]
+        frames = self._codes[first : first + self._there[window]]
         motion = None
         if self._motions is not None:
             motion = self._motions[first + self._input_frames - 1]
@@ -564,7 +585,7 @@ class Batches:
             rows, columns = _middle(frames, self.grid)
         else:
             random = np.random.default_rng((self._seed, self._epoch, place))
-            rows, columns = _wettest(frames, self.grid, random)
+            rows, columns = _wettest(frames[: self._input_frames], self.grid, random)
         frames = frames[:, rows, columns]
         motion = None if motion is None else motion[:, rows, columns]
         return _turned(frames, motion, random) if self._augment else (frames, motion)
@@ -605,7 +626,10 @@ def _middle(frames: np.ndarray, grid: tuple[int, int]) -> tuple[slice, slice]:
 def _wettest(
     frames: np.ndarray, grid: tuple[int, int], random: np.random.Generator
 ) -> tuple[slice, slice]:
-    """Give the one of some random squares in which most pixels are above the lowest value."""
+    """Give the one of some random squares in which most pixels are above the lowest value.
+
+    The frames are those of the input, as in `plan`: what is to be forecast has no say.
+    """
     room = [have - take + 1 for have, take in zip(frames.shape[1:], grid, strict=True)]
     if room == [1, 1]:
         return _middle(frames, grid)

@@ -15,6 +15,7 @@ from nowcast import experiments
 from nowcast.calibration import MOST_BIAS
 from nowcast.config import Config, ConfigError
 from nowcast.durable import replacing
+from nowcast.networks import sees_motion, settings_of
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.tracking import Tracking
 from nowcast.training import checkpoint_of, prepare, train
@@ -92,6 +93,12 @@ def retrain(
         raise ConfigError(
             f"what is left to extrapolation begins at one of network.levels={config.network.levels}"
             f"; received {extrapolated_from}"
+        )
+    network = settings_of(config.network.name, config.network.settings)
+    if extrapolated_from is not None and not sees_motion(network):
+        raise ConfigError(
+            f"nothing can be left to extrapolation from {extrapolated_from} on: the network "
+            f"{config.network.name!r} sees no motion; use one that does, such as lagrangian"
         )
     if "train" in split.split("+"):
         _LOG.warning("what was trained on is calibrated on too: probabilities will be too sure")

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from nowcast.frames import Batches, Block, Plan, Window, check_apart, deal, plan
 from nowcast.networks import (
     build,
     check_head,
+    for_more_leads,
     grid_multiples,
     initialise,
     load_keras,
@@ -257,7 +258,13 @@ def plan_of(config: Config, prepared: Prepared, block: str) -> Plan:
             f"training.sampling={sampling!r} is for rain, not {config.variable.name!r}; use uniform"
         )
     try:
-        planned = plan(prepared.cache, window_of(config), prepared.blocks[block], sampling=sampling)
+        planned = plan(
+            prepared.cache,
+            window_of(config),
+            prepared.blocks[block],
+            sampling=sampling,
+            least_leads=config.training.least_lead_frames,
+        )
     except ValueError as error:
         raise ValueError(f"{block}: {error}") from error
     most = config.training.validation_windows if block == "validation" else 0
@@ -409,7 +416,8 @@ def _fit(
     if start is None:
         initialise(settings.network, network, settings.network_settings)
     else:
-        network.set_weights(_weights_for(settings, start))
+        begun, known = _weights_for(settings, start), start.settings.window.lead_frames
+        network.set_weights(for_more_leads(settings.network, begun, network, lead_frames=known))
     model.compile(
         optimizer=_optimizer(section),
         steps_per_execution=section.steps_per_execution,
@@ -445,7 +453,13 @@ def _fit(
 
 
 def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.ndarray]:
-    """Give the weights of a nowcaster, if they fit these settings and mean the same."""
+    """Give the weights of a nowcaster, if they mean the same in these settings.
+
+    They may be for fewer lead frames.
+    """
+    given, leads = start.settings, settings.window.lead_frames
+    if given.window.lead_frames < leads:
+        given = replace(given, window=replace(given.window, lead_frames=leads))
     names = (
         "network",
         "network_version",
@@ -457,7 +471,7 @@ def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.nd
         "channels",
     )
     for name in names:
-        wanted, found = (_complete(name, one) for one in (settings, start.settings))
+        wanted, found = (_complete(name, one) for one in (settings, given))
         if wanted != found:
             raise ValueError(
                 f"a training goes on from weights of the same {name}; the settings have {wanted}, "
@@ -496,7 +510,7 @@ def checkpoint_of(
     """
     keras = load_keras()
     identity = {
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"verification"}),
         "frames": prepared.cache.sha256,
         "data": prepared.provenance,
         "network_version": version_of(config.network.name),

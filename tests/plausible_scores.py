@@ -236,6 +236,8 @@ def _probabilities(made, thresholds, minutes, _):
         ("roc_false_alarm_rate", np.broadcast_to((1 - said) ** 2, shape)),
     ):
         scores[name] = (by_bin, np.where(ensemble[:, None, None], values, np.nan))
+    frequency = scores["observed_frequency"].values
+    _banded(scores, "observed_frequency_pooled", by_bin, frequency, 0.02)
     ranks = np.full((len(kinds), 13), np.nan)
     for place, one in enumerate(kinds):
         if one.members > 1:

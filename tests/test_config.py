@@ -72,6 +72,15 @@ def test_a_head_or_loss_that_is_none_is_refused():
         Config().replace(["training.loss=csi"])
 
 
+def test_windows_may_lack_as_many_lead_frames_as_they_have():
+    config = Config().replace(["window.lead_frames=4", "training.least_lead_frames=4"])
+    assert config.training.least_lead_frames == 4
+    with pytest.raises(ConfigError, match=r"least_lead_frames=5 exceeds window.lead_frames=4; set"):
+        config.replace(["training.least_lead_frames=5"])
+    with pytest.raises(ConfigError, match=r"'series' is of whole windows; set training.least"):
+        config.replace(["network.head=series", "training.loss=mae"])
+
+
 def test_the_promotion_threshold_must_be_verified():
     with pytest.raises(ConfigError, match=r"promotion.threshold 7"):
         Config().replace(["promotion.threshold=7.0"])

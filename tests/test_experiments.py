@@ -11,6 +11,7 @@ import xarray as xr
 from nowcast import experiments
 from nowcast.config import Config, ConfigError
 from nowcast.data.synthetic import synthesise
+from nowcast.frames import Block
 from nowcast.tracking import Tracking
 
 FEW = ["window.input_frames=3", "window.lead_frames=2", "verification.every_minutes=10"]
@@ -160,6 +161,26 @@ def test_members_stand_behind_the_network_that_they_are_drawn_from(tmp_path, dou
     assert list(experiments.comparables(Config(), uris, tracking)) == [
         "persistence", "extrapolation", "net", "steps",
     ]  # fmt: skip
+
+
+def test_calibration_takes_short_windows_if_it_may_and_nothing_from_behind_the_block(
+    observed, tmp_path, doubtful
+):
+    times = observed["time"].to_index()
+    block = Block(times[0], times[7])
+    config = Config().replace([*FEW, "training.least_lead_frames=1"])
+    soaked = observed.copy(deep=True)
+    soaked["rain_rate"][8:] = 20.0
+
+    def made(settings, weather):
+        return experiments.calibrated(
+            settings, str(doubtful), weather, Tracking(tmp_path), block=block, most_bias=1.2
+        ).postprocessing
+
+    short, whole = made(config, observed), made(Config().replace(FEW), observed)
+    assert (short.provenance["cases"], whole.provenance["cases"]) == ("5", "4")
+    assert pd.Timestamp(short.provenance["last_base_time"]) == times[6]
+    assert made(config, soaked) == short
 
 
 def test_members_are_not_the_champion_of_a_report(observed, tmp_path, doubtful, monkeypatch):

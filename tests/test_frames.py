@@ -464,6 +464,26 @@ def test_missing_pixels_stay_missing(tmp_path):
     assert np.isnan(inputs[0, 1, 1, 1])
 
 
+def test_the_last_lead_frames_of_a_window_may_be_missing(tmp_path):
+    """What lies in a gap, or in another block, is not taken for what follows."""
+    slots = [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
+    cache = _cache(np.arange(1.0, 11.0), slots, tmp_path)
+    block = Block(_times([0])[0], _times([10])[0])
+    window = Window(2, 3, STEP)
+    planned = plan(cache, window, block, least_leads=1)
+    assert list(planned.base_times) == list(_times([1, 2, 3, 4, 9]))
+    assert planned.leads.tolist() == [3, 3, 2, 1, 1]
+    inputs, targets = Batches(cache, planned, window=window, batch_size=5)[0]
+    inputs, targets = _decoded(cache, (inputs, targets[..., 0]))
+    assert inputs[:, :, 0, 0].tolist() == [[1, 2], [2, 3], [3, 4], [4, 5], [7, 8]]
+    nan = np.nan
+    expected = [[3, 4, 5], [4, 5, 6], [5, 6, nan], [6, nan, nan], [9, nan, nan]]
+    for corner in targets[:, :, 0, 0], targets[:, :, -1, -1]:
+        np.testing.assert_array_equal(corner, expected)
+    assert planned.thinned(2).leads.tolist() == [3, 1]
+    assert list(plan(cache, window, block).base_times) == list(_times([1, 2]))
+
+
 def test_crops_prefer_rain(tmp_path):
     values = np.zeros((30, 32, 32), np.float32)
     values[:, :8, :8] = 1.0
@@ -472,6 +492,22 @@ def test_crops_prefer_rain(tmp_path):
     assert inputs.shape[2:] == (8, 8)
     # One random square in ten meets the rain.
     assert (inputs.max(axis=(1, 2, 3)) > 0).mean() > 0.25
+
+
+def test_what_is_to_be_forecast_has_no_say_in_where_is_cropped(tmp_path):
+    values = np.zeros((5, 32, 32), np.float32)
+    values[0] = 0.5 * np.arange(1, 32 * 32 + 1).reshape(
+        32, 32
+    )  # tells the square, and is wet all over
+    rain_to_come = values.copy()
+    rain_to_come[3:, :8, :8] = 1.0
+    caches = [
+        _cache(made, range(5), tmp_path / name)
+        for name, made in (("dry", values), ("rain to come", rain_to_come))
+    ]
+    for seed in range(20):
+        dry, rain = (_batches(cache, crop_pixels=8, seed=seed)[0][0] for cache in caches)
+        np.testing.assert_array_equal(dry, rain)
 
 
 def test_without_a_seed_the_middle_square_is_taken(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from nowcast.cache import Coding, open_cache
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY
+from nowcast.experiments import continuing
 from nowcast.frames import Batches, Window, as_inputs
 from nowcast.networks import version_of
 from nowcast.networks.heads import Head
@@ -786,6 +787,21 @@ def test_weights_fit_whatever_grid_and_with_every_setting_said(begun):
     assert _weights_for(complete, begun) is begun.weights
 
 
+def test_a_training_goes_on_to_more_lead_frames(begun, small_config, small_observed, tmp_path):
+    longer = small_config.replace([*LAGRANGIAN, "window.lead_frames=4"])
+    config = continuing(longer, begun).replace(["training.learning_rate=1e-7"])
+    nowcaster, _, _ = _watched_fit(config, small_observed, tmp_path, start=begun)
+    assert nowcaster.settings.window == dataclasses.replace(begun.settings.window, lead_frames=4)
+    frames = small_observed["rain_rate"].values[None, 2:5]
+    found, before = (
+        one.forecasts(frames)["probability_of_exceedance"] for one in (nowcaster, begun)
+    )
+    assert found.shape[2] == 4
+    np.testing.assert_allclose(found[:, :, :2], before, atol=1e-3)
+    another = longer.replace(["window.step_minutes=5"])  # whose lead frames mean something else
+    assert continuing(another, begun).window.lead_frames == begun.settings.window.lead_frames
+
+
 def test_weights_of_one_grid_go_on_there_alone(begun):
     flat = dataclasses.replace(
         begun.settings, network="cnn_lstm", network_version=version_of("cnn_lstm")
@@ -808,3 +824,14 @@ def test_a_training_that_starts_elsewhere_has_another_checkpoint(
     other = NeuralNowcaster(begun.settings, begun.weights, sha256="of others")
     assert checkpoint_of(config, prepared, work=tmp_path, start=other).path != mine
     assert checkpoint_of(config, prepared, work=tmp_path).path != mine
+
+
+def test_how_a_nowcaster_is_scored_makes_no_other_training(small_config, small_observed, tmp_path):
+    prepared = prepare(small_config, small_observed, work=tmp_path)
+    scored, trained = (
+        small_config.replace([setting])
+        for setting in ("verification.batch_cases=1", "training.epochs=7")
+    )
+    mine = checkpoint_of(small_config, prepared, work=tmp_path).path
+    assert checkpoint_of(scored, prepared, work=tmp_path).path == mine
+    assert checkpoint_of(trained, prepared, work=tmp_path).path != mine

@@ -17,6 +17,8 @@ from nowcast.networks.heads import FRAME_HEADS, Head
 from nowcast.networks.tasks import Task
 
 if TYPE_CHECKING:  # listing the networks needs no NumPy
+    import numpy as np
+
     from nowcast.rainrate import Transform
 
 NETWORKS = {
@@ -181,6 +183,40 @@ def grid_multiples(settings: Any, grid: tuple[int, int]) -> tuple[int, int]:
     rows = getattr(settings, "takes_rows", False)
     height, width = (1 if rows and side == 1 else int(settings.grid_multiple) for side in grid)
     return height, width
+
+
+def for_more_leads(
+    name: str, weights: list["np.ndarray"], network: Any, *, lead_frames: int
+) -> list["np.ndarray"]:
+    """Give weights that a network for as many lead times, or more, can begin from.
+
+    Parameters
+    ----------
+    name
+        One of `NETWORKS`.
+    weights
+        Of the network for fewer lead times, otherwise the same.
+    network
+        That is to begin, as `build` gave it.
+    lead_frames
+        Lead times that the weights are for.
+
+    Raises
+    ------
+    ValueError
+        If the weights of such a network are for as many lead times as it was trained on.
+    """
+    module, shapes = import_module(NETWORKS[name]), [tuple(one.shape) for one in network.weights]
+    if [one.shape for one in weights] == shapes:
+        return weights
+    if not hasattr(module, "for_more_leads"):
+        able = [one for one in NETWORKS if hasattr(import_module(NETWORKS[one]), "for_more_leads")]
+        raise ValueError(
+            f"weights of {name!r} are for {lead_frames} lead frames and cannot begin for more; "
+            f"those of {', '.join(able)} can; keep window.lead_frames, or train anew"
+        )
+    longer: list[np.ndarray] = module.for_more_leads(weights, shapes, lead_frames=lead_frames)
+    return longer
 
 
 def initialise(name: str, network: Any, settings: dict[str, Any]) -> None:

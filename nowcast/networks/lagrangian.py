@@ -16,6 +16,8 @@ doi:10.1038/s41586-023-06184-4
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nowcast.networks.sizes import check_fits, check_layers, check_odd
 from nowcast.networks.tasks import Task
 
@@ -66,6 +68,32 @@ class Settings:
     def sees_motion(self) -> bool:
         """Whether it takes the motion of the frames as a second input."""
         return True
+
+
+def for_more_leads(
+    weights: list[np.ndarray], shapes: list[tuple[int, ...]], *, lead_frames: int
+) -> list[np.ndarray]:
+    """Give weights for more lead times, at which corrections are those of the last one known.
+
+    Parameters
+    ----------
+    weights
+        Of the network for fewer lead times.
+    shapes
+        Of those wanted. Where they differ, the last axis is lead times, of some outputs each.
+    lead_frames
+        Lead times that the weights are for.
+    """
+
+    def longer(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        if weight.shape == shape:
+            return weight
+        by_lead = weight.reshape(*weight.shape[:-1], lead_frames, -1)
+        more = shape[-1] // by_lead.shape[-1] - lead_frames
+        last = np.repeat(by_lead[..., -1:, :], more, axis=-2)
+        return np.concatenate([by_lead, last], axis=-2).reshape(shape)
+
+    return [longer(*both) for both in zip(weights, shapes, strict=True)]
 
 
 def build(settings: Settings, task: Task) -> Any:

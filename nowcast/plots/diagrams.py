@@ -123,8 +123,9 @@ def _draw_performance_ground(axes: "Axes") -> None:
 def reliability(scores: xr.Dataset) -> Iterator[Drawing]:
     """Draw reliability diagrams, a card per threshold, with how often each probability was said.
 
-    Counts by lead time are added. The dotted line is the observed frequency over all forecasts.
-    Nowcasters that only say 0 or 1 are left out: a performance diagram tells all of them.
+    Counts by lead time are added. Bars are the band of the observed frequency, where that is there;
+    the dotted line is the observed frequency over all forecasts. Nowcasters that only say 0
+    or 1 are left out: a performance diagram tells all of them.
     """
     scores = _with_probabilities(scores)
     parts = [present(scores, name, NOWCASTER, THRESHOLD, BIN) for name in RELIABILITY]
@@ -176,9 +177,13 @@ def _reliability_card(scores: xr.Dataset, parts: xr.Dataset, threshold: float) -
     total = count.sum(BIN)
     rate = ((happened.fillna(0.0) * count).sum(BIN) / total.where(total > 0)).max().item()
     reference_line(axes, rate, ":")
+    band = present(scores, f"{RELIABILITY[1]}_pooled_band", NOWCASTER, THRESHOLD, BIN, "bound")
     for name, look in _looks(scores, names).items():
         x, y, n = (part.sel(nowcaster=name).values for part in (said, happened, count))
         axes.plot(x, y, label=spelled(name), **look)
+        if band is not None:
+            ends = band.sel({NOWCASTER: name, THRESHOLD: threshold}).transpose("bound", BIN)
+            axes.vlines(x, *ends.sel(bound=["low", "high"]).values, color=look["color"], lw=0.8)
         below.plot(x[n > 0], n[n > 0], **look)
     _unit_square(axes, "", "observed frequency")
     below.set_xlabel("forecast probability", fontsize=8)

@@ -146,7 +146,8 @@ SECTIONS = (
         CHANCES,
         "Reliability",
         "How often it rained when the forecast said so with some probability: on the diagonal "
-        "probabilities can be taken at their word. Dotted, how often it rained at all. Below, how "
+        "probabilities can be taken at their word. Bars: where the frequency would lie, nine times "
+        "of ten, with other weather of the kind. Dotted, how often it rained at all. Below, how "
         "many forecasts there were.",
         "A line flatter than the diagonal is too sure of itself, a steeper one not enough. Trust "
         "no point with few forecasts. Nowcasters that only say 0 or 1 are not drawn.",

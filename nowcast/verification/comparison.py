@@ -21,6 +21,7 @@ from nowcast.verification.batches import FIELD_DIMS, OF_VARIABLE, Batch, Measure
 from nowcast.verification.bootstrap import bands, paired
 from nowcast.verification.cases import UsesFrames, batches_of_cases
 from nowcast.verification.events import blocks_of_cases
+from nowcast.verification.probabilities import CRPS, Exceedance, blocks_in_bins
 from nowcast.verification.protocol import Protocol
 from nowcast.verification.regimes import describe, regimes_of
 from nowcast.verification.scores import Errors, Events
@@ -29,7 +30,7 @@ from nowcast.verification.totals import Groups, Told, Totals
 from nowcast.verification.views import Fields, View
 
 BANDED = ("csi", "pod", "far", "frequency_bias", "hss", "ets", "sedi", "mae", "rmse", "me",
-          "correlation", "fss", "brier", "crps")  # fmt: skip
+          "correlation", "fss", "brier", "observed_frequency", "crps")  # fmt: skip
 OF_OBSERVATIONS = ("observed_power", "fss_useful", "base_rate", "brier_uncertainty")
 PIXELS_AT_ONCE = 4_000_000  # of one nowcaster's forecasts that a measure is given together
 SIMILARITY_RANGES = {"rain_rate": 100.0, "reflectivity": 70.0}  # of values; what maps show
@@ -180,7 +181,6 @@ def standard_measures(
         return [events, Errors(variable)]
     from nowcast.verification.ensembles import Ranks
     from nowcast.verification.neighbourhoods import IntensityScale, Neighbourhoods, scales_of
-    from nowcast.verification.probabilities import CRPS, Exceedance
     from nowcast.verification.similarity import Similarity
     from nowcast.verification.spectra import Spectra
 
@@ -516,6 +516,8 @@ def _as_scores(
             over_leads = bands(by_block.sum("lead_time"), measure.scores, banded)
             renamed = {f"{name}_band": f"{name}_pooled_band" for name in banded}
             made.append(over_leads.rename(renamed))
+        if isinstance(measure, Exceedance):
+            made.append(blocks_in_bins(by_block))
         if isinstance(measure, Events | Errors):
             name = "csi" if isinstance(measure, Events) else "rmse"
             in_regimes = by_group.sel(group=regimes).rename(group="regime").sum("lead_time")

@@ -34,6 +34,7 @@ DEFINITIONS = {
     "forecast_probability": ("mean forecast probability of a bin", "1", WILKS),
     "observed_frequency": ("observed frequency of the event in a bin", "1", WILKS),
     "probability_count": ("number of pixels in a bin", "1", WILKS),
+    "probability_blocks": ("number of blocks of cases with a pixel in a bin", "1", WILKS),
     "roc_hit_rate": ("hit rate of warnings from a bin's edge on", "1", MASON_GRAHAM),
     "roc_false_alarm_rate": (
         "false alarm rate of warnings from a bin's edge on",
@@ -189,6 +190,18 @@ class Exceedance:
             }
         )
         return defined_by(DEFINITIONS, scores)
+
+
+def blocks_in_bins(by_block: xr.Dataset) -> xr.Dataset:
+    """Give ``probability_blocks``: of how many blocks of cases the pixels of a bin are.
+
+    Parameters
+    ----------
+    by_block
+        Sums of `Exceedance` by ``block`` and whatever else.
+    """
+    blocks = (by_block["probability_count"] > 0).sum("block")
+    return defined_by(DEFINITIONS, xr.Dataset({"probability_blocks": blocks}))
 
 
 def _operating_characteristic(

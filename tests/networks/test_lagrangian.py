@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nowcast.conventions import RAIN_RATE
-from nowcast.networks import NETWORKS, build, check_head, settings_of
+from nowcast.networks import NETWORKS, build, check_head, for_more_leads, settings_of
 from nowcast.networks.heads import FRAME_HEADS, SEQUENCE_HEADS, Head
 from nowcast.networks.losses import loss_of
 from nowcast.rainrate import Transform
@@ -20,7 +20,7 @@ INPUT_FRAMES, LEAD_FRAMES, GRID = 3, 4, (16, 24)
 STILL = (0, 0)
 
 
-def _build(**settings):
+def _build(*, lead_frames=LEAD_FRAMES, **settings):
     import keras
 
     keras.utils.set_random_seed(0)
@@ -28,7 +28,7 @@ def _build(**settings):
         "lagrangian",
         settings={"filters": [4, 8], **settings},
         input_frames=INPUT_FRAMES,
-        lead_frames=LEAD_FRAMES,
+        lead_frames=lead_frames,
         grid=GRID,
         head=HEAD,
         transform=SCALE,
@@ -161,6 +161,37 @@ def test_corrections_move_along_with_the_motion_or_stay_where_they_are(name):
         assert both.mean() > 0.8
         np.testing.assert_allclose(found[both], expected[both], rtol=2e-3, atol=1e-3)
         assert not np.allclose(found[both], expected[both][::-1], rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("standing", [True, False])
+def test_for_more_lead_times_it_begins_with_what_it_knows_of_the_last(standing):
+    """In still air what moves along stays in its place, and corrections can be told apart."""
+    short, long = (_build(standing=standing, lead_frames=leads) for leads in (LEAD_FRAMES, 6))
+    random = np.random.default_rng(3)
+    for layer in short.layers:
+        if layer.name != "surer":  # so that extrapolation is believed by lead time alone
+            changed = [random.normal(0.0, 0.3, one.shape) for one in layer.get_weights()]
+            layer.set_weights(changed)
+    weights = for_more_leads("lagrangian", short.get_weights(), long, lead_frames=LEAD_FRAMES)
+    long.set_weights(weights)
+    frames = _frames()
+    known, more = (_outputs(network, frames, _motion(STILL))[0] for network in (short, long))
+    np.testing.assert_allclose(more[:LEAD_FRAMES], known, rtol=1e-4, atol=1e-4)
+    above = frames[0, -1, ..., :1] - SCALED
+    corrected = [raw - max(25.0 / lead, 5.0) * above for lead, raw in enumerate(more, start=1)]
+    assert np.std(corrected[3]) > 0.1
+    assert not np.allclose(corrected[2], corrected[3], atol=1e-2)
+    for later in corrected[4:]:
+        np.testing.assert_allclose(later, corrected[3], rtol=1e-3, atol=1e-3)
+
+
+def test_networks_that_cannot_begin_for_more_lead_times_say_which_can():
+    network, short = (
+        build("unet", settings={"filters": [4, 8]}, input_frames=3, lead_frames=leads, grid=GRID)
+        for leads in (3, 2)
+    )
+    with pytest.raises(ValueError, match=r"'unet' are for 2 lead frames .* lagrangian can"):
+        for_more_leads("unet", short.get_weights(), network, lead_frames=2)
 
 
 def test_it_sees_the_motion_and_what_was_not_observed():

@@ -206,6 +206,15 @@ def test_reliability_adds_the_forecasts_of_all_lead_times():
     assert list(axes_of(drawing, 1).lines[0].get_ydata()) == [40, 4, 10]
     climate = next(line for line in axes_of(drawing).lines if line.get_linestyle() == ":")
     assert climate.get_ydata()[0] == pytest.approx((10 * 0.2 + 4 * 0.5 + 10 * 0.6) / 54)
+    assert not axes_of(drawing).collections
+
+
+def test_the_band_of_an_observed_frequency_is_drawn_as_bars(scores):
+    (drawing,) = diagrams.reliability(scores)
+    (bars,) = axes_of(drawing).collections
+    band = scores["observed_frequency_pooled_band"].sel(nowcaster="steps", threshold=1.0)
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, band.values)
 
 
 def test_who_only_says_yes_or_no_is_in_no_diagram_of_probabilities(scores):

@@ -3,7 +3,13 @@ import pytest
 import xarray as xr
 from issued_batches import batch_of, counted, measured, row_batch, some_weather
 
-from nowcast.verification.probabilities import BINS, CRPS, DEFINITIONS, Exceedance
+from nowcast.verification.probabilities import (
+    BINS,
+    CRPS,
+    DEFINITIONS,
+    Exceedance,
+    blocks_in_bins,
+)
 
 THRESHOLDS = (5.0, 15.0, 25.0)
 LEVELS = (5.0, 10.0, 20.0, 40.0)
@@ -41,6 +47,16 @@ def test_the_brier_score_and_its_parts_by_hand():
     assert by_bin["probability_count"].values.tolist() == [2, 0, 3]
     assert by_bin["observed_frequency"].values == pytest.approx([0.5, np.nan, 2 / 3], nan_ok=True)
     assert by_bin["forecast_probability"].values == pytest.approx([0, np.nan, 0.5], nan_ok=True)
+
+
+def test_a_bin_has_as_many_blocks_as_had_a_pixel_in_it():
+    measure = Exceedance((10.0,), (0.0, 0.5))
+    storms = [
+        measure.sums(row_batch([20, 0], members=[[12, 0], [12, 0]])),
+        measure.sums(row_batch([0, 0], members=[[0, 0], [0, 0]])),
+    ]
+    found = blocks_in_bins(xr.concat([one.sum("base_time") for one in storms], "block"))
+    assert found["probability_blocks"].values.ravel().tolist() == [2, 1]
 
 
 def test_the_operating_characteristic_by_hand():

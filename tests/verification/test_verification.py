@@ -86,7 +86,8 @@ def test_scores_are_the_same_to_the_last_bit_whatever_the_batch_and_the_chunks(o
         )
         xr.testing.assert_identical(other.drop_vars("seconds"), before.drop_vars("seconds"))
     assert {"fss", "power", "effective_resolution", "crps", "brier", "rank_count", "ssim",
-            "intensity_scale_skill", "csi_gain_p", "csi_pooled_band"} <= set(before)  # fmt: skip
+            "intensity_scale_skill", "csi_gain_p", "csi_pooled_band", "probability_blocks",
+            "observed_frequency_pooled_band"} <= set(before)  # fmt: skip
 
 
 def test_a_perfect_nowcast_scores_perfectly(observed, baselines):
