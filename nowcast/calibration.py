@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -560,6 +560,18 @@ class Postprocessing:
         lighter = np.minimum(field, _below(self.calibration.thresholds)[place])
         merged: np.ndarray = np.where(moved >= self.extrapolated_from, moved, lighter)
         return merged
+
+    def for_leads(self, leads: int) -> "Postprocessing":
+        """Give that of the first so many lead times."""
+        calibration, levels = self.calibration, self.levels
+        thresholds, minutes = calibration.thresholds, calibration.lead_minutes[:leads]
+        curves = tuple(row[:leads] for row in calibration.curves)
+        decided = tuple(row[:leads] for row in levels.levels)
+        return replace(
+            self,
+            calibration=Calibration(thresholds, minutes, curves),
+            levels=DecisionLevels(thresholds, minutes, decided),
+        )
 
     def to_json(self) -> str:
         """Give everything as JSON, the same text for the same content."""

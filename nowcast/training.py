@@ -29,7 +29,7 @@ from nowcast.frames import Batches, Block, Plan, Window, check_apart, deal, plan
 from nowcast.networks import (
     build,
     check_head,
-    for_more_leads,
+    for_leads,
     grid_multiples,
     initialise,
     load_keras,
@@ -416,8 +416,14 @@ def _fit(
     if start is None:
         initialise(settings.network, network, settings.network_settings)
     else:
-        begun, known = _weights_for(settings, start), start.settings.window.lead_frames
-        network.set_weights(for_more_leads(settings.network, begun, network, lead_frames=known))
+        begun = for_leads(
+            settings.network,
+            settings.network_settings,
+            _weights_for(settings, start),
+            known=start.settings.window.lead_frames,
+            wanted=window.lead_frames,
+        )
+        network.set_weights(begun)
     model.compile(
         optimizer=_optimizer(section),
         steps_per_execution=section.steps_per_execution,

@@ -185,38 +185,52 @@ def grid_multiples(settings: Any, grid: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def for_more_leads(
-    name: str, weights: list["np.ndarray"], network: Any, *, lead_frames: int
+def takes_leads(name: str) -> bool:
+    """Tell whether weights of a network can be used for fewer lead times, or begin for more."""
+    return hasattr(import_module(NETWORKS[name]), "for_leads")
+
+
+def for_leads(
+    name: str,
+    settings: dict[str, Any],
+    weights: list["np.ndarray"],
+    *,
+    known: int,
+    wanted: int,
 ) -> list["np.ndarray"]:
-    """Give weights that a network for as many lead times, or more, can begin from.
+    """Give the weights of a network for another number of lead times.
+
+    For fewer they are a part of them; for more what a training can begin from.
 
     Parameters
     ----------
     name
         One of `NETWORKS`.
+    settings
+        The network's own.
     weights
-        Of the network for fewer lead times, otherwise the same.
-    network
-        That is to begin, as `build` gave it.
-    lead_frames
-        Lead times that the weights are for.
+        As the network gives them, in its order.
+    known, wanted
+        Lead times that they are for, and that they are to be for.
 
     Raises
     ------
     ValueError
         If the weights of such a network are for as many lead times as it was trained on.
     """
-    module, shapes = import_module(NETWORKS[name]), [tuple(one.shape) for one in network.weights]
-    if [one.shape for one in weights] == shapes:
+    if known == wanted:
         return weights
-    if not hasattr(module, "for_more_leads"):
-        able = [one for one in NETWORKS if hasattr(import_module(NETWORKS[one]), "for_more_leads")]
+    if not takes_leads(name):
         raise ValueError(
-            f"weights of {name!r} are for {lead_frames} lead frames and cannot begin for more; "
-            f"those of {', '.join(able)} can; keep window.lead_frames, or train anew"
+            f"weights of {name!r} are for {known} lead frames, not for {wanted}; those of "
+            f"{', '.join(filter(takes_leads, NETWORKS))} can be; keep window.lead_frames={known}, "
+            "or train anew"
         )
-    longer: list[np.ndarray] = module.for_more_leads(weights, shapes, lead_frames=lead_frames)
-    return longer
+    module = import_module(NETWORKS[name])
+    changed: list[np.ndarray] = module.for_leads(
+        settings_of(name, settings), weights, known=known, wanted=wanted
+    )
+    return changed
 
 
 def initialise(name: str, network: Any, settings: dict[str, Any]) -> None:

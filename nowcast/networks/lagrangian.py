@@ -70,30 +70,28 @@ class Settings:
         return True
 
 
-def for_more_leads(
-    weights: list[np.ndarray], shapes: list[tuple[int, ...]], *, lead_frames: int
+def for_leads(
+    settings: Settings, weights: list[np.ndarray], *, known: int, wanted: int
 ) -> list[np.ndarray]:
-    """Give weights for more lead times, at which corrections are those of the last one known.
+    """Give weights for fewer lead times, or for more, corrected as the last one that is known.
 
     Parameters
     ----------
+    settings
+        Of the network.
     weights
-        Of the network for fewer lead times.
-    shapes
-        Of those wanted. Where they differ, the last axis is lead times, of some outputs each.
-    lead_frames
-        Lead times that the weights are for.
+        As it gives them, in its order: corrections are last.
+    known, wanted
+        Lead times that they are for, and that they are to be for.
     """
+    corrections = 2 * (3 if settings.standing else 2)  # kernel and bias of each
 
-    def longer(weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        if weight.shape == shape:
-            return weight
-        by_lead = weight.reshape(*weight.shape[:-1], lead_frames, -1)
-        more = shape[-1] // by_lead.shape[-1] - lead_frames
-        last = np.repeat(by_lead[..., -1:, :], more, axis=-2)
-        return np.concatenate([by_lead, last], axis=-2).reshape(shape)
+    def by_lead(weight: np.ndarray) -> np.ndarray:
+        told = weight.reshape(*weight.shape[:-1], known, -1)
+        places = np.minimum(np.arange(wanted), known - 1)
+        return told[..., places, :].reshape(*weight.shape[:-1], -1)
 
-    return [longer(*both) for both in zip(weights, shapes, strict=True)]
+    return [*weights[:-corrections], *map(by_lead, weights[-corrections:])]
 
 
 def build(settings: Settings, task: Task) -> Any:

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from nowcast.durable import replacing_folder, sha256
 from nowcast.frames import Window, as_inputs, check_observed, input_frames, step_of, tiles
 from nowcast.networks import (
     build,
+    for_leads,
     grid_multiples,
     load_keras,
     sees_motion,
     settings_of,
+    takes_leads,
     version_of,
 )
 from nowcast.networks.heads import SEQUENCE_HEADS, Head
@@ -201,21 +203,25 @@ class NeuralNowcaster:
         self.step: pd.Timedelta | None = settings.window.step
         self.weights = weights
         self._network = functools.lru_cache(maxsize=2)(self._build)
+        self._shorter = functools.lru_cache(maxsize=1)(self._for_leads)
 
     def nowcast(
         self, observed: xr.Dataset, *, base_times: pd.DatetimeIndex, lead_times: pd.TimedeltaIndex
     ) -> xr.Dataset:
         """Give the network's nowcast of each base time; see `Nowcaster`.
 
-        With calibration and decision levels its attributes say so.
+        With calibration and decision levels its attributes say so. A network whose weights can be
+        used for fewer lead times computes none that lies behind the last one asked for.
 
         Raises
         ------
         ValueError
             If the grid, a base time or a lead time does not fit the network.
         """
+        known, wanted = self.settings.window.lead_frames, _leads_to(self.settings, lead_times)
+        one = self._shorter(wanted) if wanted < known else self
         nowcast = nowcast_with(
-            self.settings, self.forecasts, observed, base_times=base_times, lead_times=lead_times
+            one.settings, one.forecasts, observed, base_times=base_times, lead_times=lead_times
         )
         if self.postprocessing is None:
             return nowcast
@@ -407,6 +413,23 @@ class NeuralNowcaster:
 
     def _build(self, grid: tuple[int, int]) -> Any:
         return network_with(self.settings, self.weights, grid)
+
+    def _for_leads(self, leads: int) -> "NeuralNowcaster":
+        settings, window = self.settings, self.settings.window
+        weights = for_leads(
+            settings.network,
+            settings.network_settings,
+            self.weights,
+            known=window.lead_frames,
+            wanted=leads,
+        )
+        return NeuralNowcaster(
+            replace(settings, window=replace(window, lead_frames=leads)),
+            weights,
+            sha256=self.sha256,
+            postprocessing=self.postprocessing and self.postprocessing.for_leads(leads),
+            corrected=self.corrected,
+        )
 
 
 def calibrate(
@@ -771,6 +794,14 @@ def _check_grid(settings: NeuralSettings, observed: xr.Dataset) -> None:
             f"network {settings.network!r} takes grids of {settings.grid}, on which it was trained,"
             f" or larger; the observations have {grid}; train on them, or a convlstm"
         )
+
+
+def _leads_to(settings: NeuralSettings, lead_times: pd.TimedeltaIndex) -> int:
+    """Give as how many lead frames a network is to compute, to give these lead times."""
+    positions = _lead_positions(settings.window, lead_times)
+    if not takes_leads(settings.network):
+        return settings.window.lead_frames
+    return int(positions.max(initial=0)) + 1
 
 
 def _lead_positions(window: Window, lead_times: pd.TimedeltaIndex) -> np.ndarray:

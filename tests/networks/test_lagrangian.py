@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nowcast.conventions import RAIN_RATE
-from nowcast.networks import NETWORKS, build, check_head, for_more_leads, settings_of
+from nowcast.networks import NETWORKS, build, check_head, for_leads, settings_of
 from nowcast.networks.heads import FRAME_HEADS, SEQUENCE_HEADS, Head
 from nowcast.networks.losses import loss_of
 from nowcast.rainrate import Transform
@@ -172,8 +172,12 @@ def test_for_more_lead_times_it_begins_with_what_it_knows_of_the_last(standing):
         if layer.name != "surer":  # so that extrapolation is believed by lead time alone
             changed = [random.normal(0.0, 0.3, one.shape) for one in layer.get_weights()]
             layer.set_weights(changed)
-    weights = for_more_leads("lagrangian", short.get_weights(), long, lead_frames=LEAD_FRAMES)
+    own = {"filters": [4, 8], "standing": standing}
+    weights = for_leads("lagrangian", own, short.get_weights(), known=LEAD_FRAMES, wanted=6)
     long.set_weights(weights)
+    back = for_leads("lagrangian", own, weights, known=6, wanted=LEAD_FRAMES)
+    for one, other in zip(back, short.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
     frames = _frames()
     known, more = (_outputs(network, frames, _motion(STILL))[0] for network in (short, long))
     np.testing.assert_allclose(more[:LEAD_FRAMES], known, rtol=1e-4, atol=1e-4)
@@ -185,13 +189,9 @@ def test_for_more_lead_times_it_begins_with_what_it_knows_of_the_last(standing):
         np.testing.assert_allclose(later, corrected[3], rtol=1e-3, atol=1e-3)
 
 
-def test_networks_that_cannot_begin_for_more_lead_times_say_which_can():
-    network, short = (
-        build("unet", settings={"filters": [4, 8]}, input_frames=3, lead_frames=leads, grid=GRID)
-        for leads in (3, 2)
-    )
-    with pytest.raises(ValueError, match=r"'unet' are for 2 lead frames .* lagrangian can"):
-        for_more_leads("unet", short.get_weights(), network, lead_frames=2)
+def test_networks_of_as_many_lead_times_as_were_trained_on_say_which_are_not():
+    with pytest.raises(ValueError, match=r"'unet' are for 2 lead frames, not for 3; .* lagrangian"):
+        for_leads("unet", {}, [], known=2, wanted=3)
 
 
 def test_it_sees_the_motion_and_what_was_not_observed():

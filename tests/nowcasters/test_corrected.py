@@ -310,3 +310,17 @@ def test_heavy_rain_that_was_seldom_seen_can_be_left_to_extrapolation(correction
     assert nowcast.attrs["field_rule"].endswith("from 1 on that of extrapolation")
     with pytest.raises(ValueError, match=r"begins at one of the thresholds .* received 3"):
         calibrate(corrections, small_observed, base_times=times, extrapolated_from=3.0)
+
+
+def test_what_lies_behind_the_last_lead_time_asked_for_is_not_computed(corrections, small_observed):
+    fitted = calibrate(
+        corrections, small_observed, base_times=small_observed["time"].to_index()[2:14:3]
+    )
+    whole = _nowcast(fitted, small_observed)
+    first = _nowcast(fitted, small_observed, leads=LEADS[:1])
+    assert fitted._shorter(1).settings.window.lead_frames == 1
+    assert fitted._shorter(1)._network((16, 16)).output_shape[1] == 1
+    assert first.attrs["calibration_sha256"] == whole.attrs["calibration_sha256"]
+    for name in ("rain_rate", PROBABILITY):
+        expected = whole[name].sel(lead_time=LEADS[:1])
+        np.testing.assert_allclose(first[name].values, expected.values, rtol=1e-4, atol=1e-5)
