@@ -293,13 +293,15 @@ class Calibration:
         )
         return cls(thresholds, minutes, curves)
 
-    def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
+    def calibrated(self, probabilities: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Give calibrated probabilities, which fall along the thresholds.
 
         Parameters
         ----------
         probabilities : (..., threshold, lead_time, y, x)
             NaN, missing, stays NaN.
+        out
+            Where they are written, such as over those given; by default an array of its own.
 
         Returns
         -------
@@ -307,7 +309,7 @@ class Calibration:
             As 32-bit floats.
         """
         _check_ladder(probabilities, self.curves)
-        found = np.empty(probabilities.shape, np.float32)
+        found = np.empty(probabilities.shape, np.float32) if out is None else out
         for at, curves in enumerate(self.curves):
             for lead, curve in enumerate(curves):
                 found[..., at, lead, :, :] = curve(probabilities[..., at, lead, :, :])

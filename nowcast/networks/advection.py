@@ -69,13 +69,13 @@ class Carried(keras.layers.Layer):  # type: ignore[misc]
     """What is told of pixels, where these are at each lead time; see `carried`."""
 
     def call(self, told: Any, places: Any) -> Any:
-        """Give (batch, lead frame, y, x, channel), as `told` is."""
+        """Give (batch, lead frame, y, x, channel)."""
         return carried(told, places)
 
 
 @keras.saving.register_keras_serializable("nowcast")
 class Believed(keras.layers.Layer):  # type: ignore[misc]
-    """Log-odds by the advected value alone, steeper where the network is surer of it.
+    """Log-odds by the advected value, steeper where the network is surer of it, and corrections.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Believed(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.levels = levels
 
-    def call(self, surer: Any, ahead: Any) -> Any:
+    def call(self, surer: Any, ahead: Any, corrections: Any = ()) -> Any:
         """Give (batch, lead frame, y, x, level).
 
         Parameters
@@ -96,6 +96,8 @@ class Believed(keras.layers.Layer):  # type: ignore[misc]
             Logarithms of the factors on the trust.
         ahead : (batch, lead frame, y, x)
             The advected values.
+        corrections : (batch, lead frame, y, x, level) of each
+            Added.
         """
         leads, *grid = ahead.shape[1:]
         trust = np.log(np.maximum(TRUST / np.arange(1.0, leads + 1.0), LEAST_TRUST))
@@ -104,8 +106,10 @@ class Believed(keras.layers.Layer):  # type: ignore[misc]
         steep = ops.reshape(ops.exp(surer), (-1, 1))
         # As a product of matrices: one value, and one line for each level.
         both = ops.concatenate([steep * ops.reshape(ahead, (-1, 1)), steep], axis=-1)
-        odds = ops.matmul(both, _tensor(lines))
-        return ops.reshape(odds, (-1, leads, *grid, len(self.levels)))
+        odds = ops.reshape(ops.matmul(both, _tensor(lines)), (-1, leads, *grid, len(self.levels)))
+        for one in corrections:
+            odds = odds + one
+        return odds
 
     def get_config(self) -> dict[str, Any]:
         """Give what makes the same layer again."""
@@ -227,7 +231,7 @@ def carried(features: Any, places: Any) -> Any:
 
     Parameters
     ----------
-    features : (batch, step, y, x, channel)
+    features : (batch, y, x, step, channel)
         Of each pixel at the base time, for each of the steps.
     places : (batch, step, y, x)
         Of which pixel, as `nearest` gives it.
@@ -236,7 +240,8 @@ def carried(features: Any, places: Any) -> Any:
     -------
     features : (batch, step, y, x, channel)
     """
-    steps, height, width, channels = features.shape[1:]
-    fields = ops.arange(ops.shape(features)[0] * steps, dtype="int32") * (height * width)
-    pixels = ops.reshape(features, (-1, channels))
-    return ops.take(pixels, ops.reshape(fields, (-1, steps, 1, 1)) + places, axis=0)
+    height, width, steps, channels = features.shape[1:]
+    fields = ops.arange(ops.shape(features)[0], dtype="int32") * (height * width)
+    pixels = places + ops.reshape(fields, (-1, 1, 1, 1))
+    rows = pixels * steps + ops.reshape(ops.arange(steps, dtype="int32"), (-1, 1, 1))
+    return ops.take(ops.reshape(features, (-1, channels)), rows, axis=0)

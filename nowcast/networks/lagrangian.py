@@ -151,14 +151,15 @@ def build(settings: Settings, task: Task) -> Any:
         made = layers.Conv2D(
             leads * outputs, 1, kernel_initializer="zeros", dtype="float32", name=name
         )(field)
-        made = ops.reshape(made, (-1, *task.grid, leads, outputs))
-        return ops.transpose(made, (0, 3, 1, 2, 4))
+        return ops.reshape(made, (-1, *task.grid, leads, outputs))
 
     surer, moving = (
         Carried(dtype="float32", name=f"carried_{name}")(corrections(name, outputs), places)
         for name, outputs in (("surer", 1), ("moving", len(levels)))
     )
-    raw = Believed(scaled, dtype="float32", name="believed")(surer, ahead) + moving
+    added = [moving]
     if settings.standing:
-        raw = raw + corrections("standing", len(levels))
+        standing = corrections("standing", len(levels))
+        added.append(ops.transpose(standing, (0, 3, 1, 2, 4)))
+    raw = Believed(scaled, dtype="float32", name="believed")(surer, ahead, added)
     return keras.Model([frames, motion], raw, name="lagrangian")

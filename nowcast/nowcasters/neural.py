@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -272,7 +272,7 @@ class NeuralNowcaster:
         distribution = self._blended(frames, moving, moved)
         field = distribution[:, 0]
         if head.kind == "exceedance" and self.postprocessing:
-            distribution = self.postprocessing.calibration.calibrated(distribution)
+            self.postprocessing.calibration.calibrated(distribution, out=distribution)
             field = self.postprocessing.levels.field(
                 distribution, transform=settings.transform, lowest=_lowest(settings)
             )
@@ -298,8 +298,10 @@ class NeuralNowcaster:
         leads = self.settings.window.lead_frames
         values = np.zeros((len(frames), head.outputs, leads, height, width), np.float32)
         for (rows, columns), weights in self._tiles((height, width), moving):
-            tile = self._forecast(frames[..., rows, columns], moving[..., rows, columns])
-            values[..., rows, columns] += weights.astype(np.float32) * np.moveaxis(tile, -1, 1)
+            part = self._forecast(frames[..., rows, columns], moving[..., rows, columns])
+            for lead, told in enumerate(part):
+                weighted = weights.astype(np.float32) * np.moveaxis(told, -1, 1)
+                values[:, :, lead, rows, columns] += weighted
         if np.isnan(values).any():  # it would pass for "not observed"
             raise ValueError(f"network {self.settings.network!r} gave NaN; train it again")
         probable = head.kind == "exceedance"
@@ -369,8 +371,11 @@ class NeuralNowcaster:
         overlap = int(OVERLAP * (min(cut, default=min(size)) - 2 * rim)) + 2 * rim
         return tiles(grid, size, overlap, rim=rim)
 
-    def _forecast(self, frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
-        """Give what the network's head makes of one tile: physical values, or probabilities."""
+    def _forecast(self, frames: np.ndarray, moving: np.ndarray) -> Iterator[np.ndarray]:
+        """Give what the network's head makes of one tile, one lead frame after the other.
+
+        That is physical values, or probabilities, (batch, y, x, output).
+        """
         height, width = frames.shape[2:]
         grid = self.settings.padded((height, width))
         inputs: Any = network_inputs(self.settings, frames)
@@ -380,12 +385,12 @@ class NeuralNowcaster:
                 inputs,
                 np.pad(moving.astype(np.float32), [(0, 0), (0, 0), *more], mode="edge"),
             ]
-        raw = self._network(grid)(inputs, training=False)[:, :, :height, :width]
-        values: np.ndarray = load_keras().ops.convert_to_numpy(self.settings.head.values(raw))
-        if self.settings.head.kind == "exceedance":
-            return values
-        physical: np.ndarray = self.settings.transform.inverse(values)
-        return physical
+        head, to_numpy = self.settings.head, load_keras().ops.convert_to_numpy
+        raw = self._network(grid)(inputs, training=False)
+        for lead in range(self.settings.window.lead_frames):
+            values = to_numpy(head.values(raw[:, lead, :height, :width]))
+            probable = head.kind == "exceedance"
+            yield values if probable else self.settings.transform.inverse(values)
 
     def save(self, folder: Path | str) -> Path:
         """Write settings, weights, calibration and hashes to a folder, whole or not at all."""
@@ -655,7 +660,9 @@ def nowcast_with(
         If the grid, a base time or a lead time does not fit the network.
     """
     name = settings.variable.name
-    leads = _lead_positions(settings.window, lead_times)
+    positions = _lead_positions(settings.window, lead_times)
+    first = np.arange(len(positions))
+    leads = slice(len(first)) if np.array_equal(positions, first) else positions
     frames = windows_of(settings, observed, base_times)
     arrays, levels = forecasts(frames), settings.head.levels
     nowcast = build_nowcast(

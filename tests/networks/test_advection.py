@@ -147,13 +147,13 @@ def test_marks_are_carried_to_where_their_pixels_belong():
     from nowcast.networks.advection import carried, nearest
 
     grid, marks = (16, 24), [[(3, 20), (5, 17), (2, 22)], [(1, 21), (9, 12), (6, 11)]]
-    features = np.zeros((2, 3, *grid, 2))
+    features = np.zeros((2, *grid, 3, 2))
     for one, of_steps in enumerate(marks):
         for step, (row, column) in enumerate(of_steps):
-            features[one, step, row, column] = (1.0, 10.0 * one + step + 1.0)
+            features[one, row, column, step] = (1.0, 10.0 * one + step + 1.0)
     there = _origins(np.repeat(_moving(grid, 2.0, -3.0), 2, axis=0), 3)
     found = _array(carried(_tensor(features), nearest([_tensor(one) for one in there])))
-    assert found.shape == features.shape
+    assert found.shape == (2, 3, *grid, 2)
     for one, of_steps in enumerate(marks):
         for step, (row, column) in enumerate(of_steps):
             expected = np.zeros((*grid, 2))
