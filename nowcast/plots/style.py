@@ -67,20 +67,26 @@ class Drawing:
 
     def png(self, dpi: int = CARD_DPI) -> bytes:
         """Give it as PNG, with the protocol's hash at its edge and in its text chunks."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
         stamp(self.figure, self.protocol)
         self.figure.set_dpi(dpi)
-        canvas: Any = FigureCanvasAgg(self.figure)  # its methods are not typed
-        canvas.draw()  # once, where `savefig` draws twice and compresses what is taken apart again
         small, about = io.BytesIO(), PngInfo()
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         about.add_text("Description", self.alt.encode("ascii", "replace").decode())
         about.add_text("protocol_sha256", self.protocol)
-        _with_palette(picture).save(small, "PNG", compress_level=COMPRESSION, pnginfo=about)
+        picture = _with_palette(painted(self.figure))
+        picture.save(small, "PNG", compress_level=COMPRESSION, pnginfo=about)
         return small.getvalue()
+
+
+def painted(figure: "Figure") -> "Image":
+    """Draw a figure once; `savefig` draws it twice, and compresses the picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas: Any = FigureCanvasAgg(figure)  # its methods are not typed
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _with_palette(picture: "Image") -> "Image":
