@@ -419,7 +419,7 @@ def test_a_base_time_that_is_not_in_the_data_is_named_with_the_nearest(tmp_path)
 
 
 def test_a_plot_that_fails_costs_no_forecast_and_leaves_no_half_file(tmp_path, monkeypatch):
-    def half(_, target, *__):
+    def half(_, target, *_more, **_named):
         target.write_bytes(b"\x89PNG half")
         raise OSError("disk full")
 

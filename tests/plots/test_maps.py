@@ -271,7 +271,7 @@ def test_a_failing_plot_leaves_what_was_there(rain, tmp_path, monkeypatch):
     path = plots.panel(rain, persisted(rain), path=tmp_path / "panel.png")
     before = path.read_bytes()
 
-    def fail_in_the_middle(_, target, *__):
+    def fail_in_the_middle(_, target, *_more, **_named):
         target.write_bytes(b"\x89PNG half")
         raise OSError("disk full")
 
@@ -283,7 +283,7 @@ def test_a_failing_plot_leaves_what_was_there(rain, tmp_path, monkeypatch):
 
 
 def test_a_failing_animation_leaves_nothing(rain, tmp_path, monkeypatch):
-    def fail_in_the_middle(_, target, *__):
+    def fail_in_the_middle(_, target, *_more, **_named):
         target.write_bytes(b"GIF89a half")
         raise OSError("disk full")
 
