@@ -429,6 +429,7 @@ def _fit(
         steps_per_execution=section.steps_per_execution,
         jit_compile="auto" if _has_gpu() else False,  # XLA on a CPU is far slower here
     )
+    model.optimizer.build(model.trainable_variables)  # else Keras traces each step twice
     steps = min(section.steps_per_epoch or len(training), len(training))
     progress = checkpoint.progress if checkpoint else Progress()
     if checkpoint:

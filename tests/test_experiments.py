@@ -140,7 +140,7 @@ def test_amounts_are_scored_in_millimetres(observed, tmp_path):
     scores = _compare(
         observed,
         tmp_path,
-        "verification.references=[]",
+        thorough=False,
         view=experiments.view(observed, None, None, accumulate=True),
         thresholds=(0.2,),
     )

@@ -419,13 +419,11 @@ def test_a_base_time_that_is_not_in_the_data_is_named_with_the_nearest(tmp_path)
 
 
 def test_a_plot_that_fails_costs_no_forecast_and_leaves_no_half_file(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    def half(_, target, **__):
+    def half(_, target, *_more, **_named):
         target.write_bytes(b"\x89PNG half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(Figure, "savefig", half)
+    monkeypatch.setattr("PIL.Image.Image.save", half)
     with pytest.raises(OSError, match="disk full"):
         issued_attributes(observations("laea"), tmp_path)
     assert [path.suffix for path in tmp_path.iterdir()] == [".nc"]

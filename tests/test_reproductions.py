@@ -250,6 +250,7 @@ def test_the_command_refuses_a_damaged_file_before_anything_else(images, tmp_pat
     assert not work.exists()
 
 
+@pytest.mark.proof  # `test_predictors.py` has such a network learn which way lines go
 def test_the_cnn_lstm_of_the_tutorials_tells_unseen_lines(trained, capsys):
     tracking, _ = trained
     code, said = _run(["reproduce", "cnn-lstm-tutorial", "--work", tracking.work], capsys)

@@ -221,7 +221,7 @@ def test_whatever_the_feed_and_its_threads_a_seed_gives_the_same_weights(
 ):
     """And the same losses, to the last digit."""
     prepared = prepare(small_config, small_observed, work=tmp_path)
-    settings = ["training.epochs=3", "training.augment=true", "training.sampling=wet"]
+    settings = ["training.epochs=2", "training.augment=true", "training.sampling=wet"]
     histories, weights = [], []
     for one, workers in ((feed, 1), (feed, 3), (feed_tf_data, 2)):
         monkeypatch.setattr("nowcast.training.feed", one)
@@ -237,7 +237,7 @@ def test_whatever_the_feed_and_its_threads_a_seed_gives_the_same_weights(
         histories.append(history)
         weights.append(fitted.weights)
     assert histories[0] == histories[1] == histories[2]
-    assert len(set(histories[0])) == 3
+    assert len(set(histories[0])) == 2
     for mine, *others in zip(*weights, strict=True):
         for its in others:
             np.testing.assert_array_equal(mine, its)

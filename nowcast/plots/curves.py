@@ -30,6 +30,7 @@ from nowcast.plots.style import (
     legend,
     line_style,
     long_headline,
+    painted,
     present,
     protocol_hash,
     reference_line,
@@ -137,7 +138,7 @@ def score_curves(scores: xr.Dataset, *, path: Path | str) -> Path:
     """
     figure = _draw_scores(scores)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        painted(figure).save(temporary, "PNG")
     return Path(path)
 
 
@@ -186,7 +187,7 @@ def learning_curve(history: pd.DataFrame, *, path: Path | str) -> Path:
     axes.grid(color=GRID_COLOUR, linewidth=0.6)
     axes.legend(fontsize=9, frameon=False)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        painted(figure).save(temporary, "PNG")
     return Path(path)
 
 

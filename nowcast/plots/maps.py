@@ -13,7 +13,7 @@ import xarray as xr
 from nowcast.conventions import METRES, RAIN_RATE, check_nowcast, variable_of
 from nowcast.durable import replacing
 from nowcast.frames import step_of
-from nowcast.plots.style import label_columns, lead_unit, spell_units
+from nowcast.plots.style import label_columns, lead_unit, painted, spell_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +97,7 @@ def panel(observed: xr.Dataset, nowcast: xr.Dataset, *, path: Path | str) -> Pat
     ]
     figure = _draw_rows(story, rows)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        painted(figure).save(temporary, "PNG")
     return Path(path)
 
 
@@ -394,14 +394,11 @@ def _draw_legend(figure: "Figure", scale: _Scale, axes: list["Axes"]) -> None:
 
 
 def _animation_frames(story: _Story) -> "Iterator[Image]":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from PIL import Image
 
     maps = 2 if story.compared else 1
     size = (maps * ANIMATION_INCHES + 1.0, ANIMATION_INCHES * story.grid.shape + 1.3)
     figure = Figure(size, dpi=ANIMATION_DPI, layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)  # its methods are not typed
     line = figure.subplots(1, maps, squeeze=False, sharey=True)[0]
     for axes in line:
         axes.set_xlabel(story.grid.labels[0], fontsize=8)
@@ -413,9 +410,8 @@ def _animation_frames(story: _Story) -> "Iterator[Image]":
         for axes, picture, (label, field) in zip(line, drawn, shown[-maps:], strict=True):
             axes.set_title(label, fontsize=10)
             picture.set_data(story.blank if field is None else field)
-        canvas.draw()
+        yield painted(figure)
         figure.set_layout_engine("none")  # keeps the first layout, so that nothing jumps
-        yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _animation_story(story: _Story) -> list[list[_Cell]]:

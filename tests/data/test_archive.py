@@ -602,7 +602,7 @@ def undisturbed(tmp_path_factory):
     return files, folder / "archive"
 
 
-@pytest.mark.parametrize("frames_before_the_kill", [1, 5, 9])
+@pytest.mark.parametrize("frames_before_the_kill", [1, 9, pytest.param(5, marks=pytest.mark.proof)])
 def test_a_killed_ingest_is_completed_by_the_next(undisturbed, archive, frames_before_the_kill):
     files, reference = undisturbed
     process = subprocess.Popen([sys.executable, "-c", INGEST, files[0].parent, archive])

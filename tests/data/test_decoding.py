@@ -532,7 +532,15 @@ def parent_of_a_decoder(tmp_path, *orders):
     return parent, decoder
 
 
-@pytest.mark.parametrize("busy", [[], ["sleep 600"], ["spin"], ["spin_in_c"], ["fork 600"]])
+@pytest.mark.parametrize(
+    "busy",
+    [
+        [],
+        ["spin_in_c"],
+        ["fork 600"],
+        *(pytest.param([deed], marks=pytest.mark.proof) for deed in ("sleep 600", "spin")),
+    ],
+)
 def test_a_decoder_ends_with_its_parent_even_if_that_is_killed(plugin, tmp_path, busy):
     assert plugin
     parent, decoder = parent_of_a_decoder(tmp_path, "nothing", *busy)

@@ -27,7 +27,7 @@ def observed(shipped):
     settings = shipped.settings
     rain = synthesise(
         hours=2,
-        size=32,
+        size=16,
         seed=5,
         step_minutes=round(settings.window.step / pd.Timedelta("1min")),
         grid_spacing_m=settings.grid_spacing * (1000.0 if settings.grid_units == "km" else 1.0),

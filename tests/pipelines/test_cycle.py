@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,7 +33,7 @@ class Place:
     def __init__(self, folder: Path, observed: xr.Dataset) -> None:
         self.folder, self._observed = folder, observed
         self.feed, self.out = folder / "feed", folder / "out"
-        self.feed.mkdir(parents=True)
+        self.feed.mkdir(parents=True, exist_ok=True)
         (folder / "settings.toml").write_text(SETTINGS)
 
     @property
@@ -90,6 +91,21 @@ def place(tmp_path, rain):
     return Place(tmp_path / "place", rain)
 
 
+@pytest.fixture(scope="session")
+def first(cycle, rain, tmp_path_factory):
+    """A place after the cycle of three frames, and what that told: to be copied, not changed."""
+    place = Place(tmp_path_factory.mktemp("first") / "place", rain)
+    place.deliver(0, 1, 2)
+    return place, cycle(**place.parameters)
+
+
+@pytest.fixture
+def begun(first, rain, tmp_path):
+    """A copy of that place, in which the cycle goes on."""
+    shutil.copytree(first[0].folder, tmp_path / "begun")
+    return Place(tmp_path / "begun", rain)
+
+
 @pytest.fixture
 def environment(tmp_path):
     """An environment without Prefect's settings, in which the home is a folder of the test."""
@@ -120,9 +136,8 @@ def refusal(capsys, place, *more):
     return exit_.value.code, told.err
 
 
-def test_the_first_cycle_ingests_and_issues(cycle, place):
-    place.deliver(0, 1, 2)
-    told = cycle(**place.parameters)
+def test_the_first_cycle_ingests_and_issues(first):
+    place, told = first
     stem = "nowcast-20240101T0020Z"
     assert told == {
         "slot": "20240101T0020Z",
@@ -136,43 +151,38 @@ def test_the_first_cycle_ingests_and_issues(cycle, place):
     assert place.verdict("20240101T0020Z") == told
 
 
-def test_a_second_cycle_without_new_frames_changes_nothing(cycle, place):
-    place.deliver(0, 1, 2)
-    cycle(**place.parameters)
-    before = place.hashes()
-    told = cycle(**place.parameters)
+def test_a_second_cycle_without_new_frames_changes_nothing(cycle, begun):
+    before = begun.hashes()
+    told = cycle(**begun.parameters)
     assert (told["verdict"], told["ingested"]) == ("already_done", 0)
-    assert place.hashes() == before
+    assert begun.hashes() == before
 
 
-def test_new_frames_bring_a_nowcast_and_verify_the_one_that_came_true(cycle, place):
-    place.deliver(0, 1, 2)
-    cycle(**place.parameters)
-    before = place.hashes()
-    place.deliver(3, 4, 5)
-    told = cycle(**place.parameters)
+def test_new_frames_bring_a_nowcast_and_verify_the_one_that_came_true(cycle, begun):
+    before = begun.hashes()
+    begun.deliver(3, 4, 5)
+    told = cycle(**begun.parameters)
     assert (told["slot"], told["verdict"]) == ("20240101T0050Z", "forecast")
     assert told["verified"] == 1
-    assert {path: place.hashes()[path] for path in before} == before
-    scores = place.scores()
+    assert {path: begun.hashes()[path] for path in before} == before
+    scores = begun.scores()
     assert scores.attrs["issued_base_times"] == "20240101T0020Z"
     assert list(scores["nowcaster"].values) == ["persistence", "extrapolation", "issued"]
     # It was issued by extrapolation, so both must have the same scores.
     rmse = scores["rmse"].sel(nowcaster=["extrapolation", "issued"]).values
     assert np.isfinite(rmse).all()
     assert rmse[0] == pytest.approx(rmse[1])
-    assert cycle(**place.parameters)["verified"] == 0
+    assert cycle(**begun.parameters)["verified"] == 0
 
 
-def test_what_was_published_is_verified_and_not_computed_anew(cycle, place):
-    place.deliver(0, 1, 2)
-    path = place.out / cycle(**place.parameters)["files"][0]
+def test_what_was_published_is_verified_and_not_computed_anew(cycle, first, begun):
+    path = begun.out / first[1]["files"][0]
     published = open_nowcast(path)
     published["rain_rate"] = published["rain_rate"] + 7.0
     write_nowcast(published, path)
-    place.deliver(3, 4, 5)
-    cycle(**place.parameters)
-    errors = place.scores()["me"]
+    begun.deliver(3, 4, 5)
+    cycle(**begun.parameters)
+    errors = begun.scores()["me"]
     difference = errors.sel(nowcaster="issued") - errors.sel(nowcaster="extrapolation")
     assert difference.values == pytest.approx(7.0, abs=1e-4)
 
@@ -188,18 +198,16 @@ def test_a_bad_file_is_quarantined_and_the_cycle_goes_on(cycle, place):
     assert len(list((place.folder / "archive" / "quarantine").glob("*.json"))) == 1
 
 
-def test_a_gap_is_refused_by_name_until_the_late_frame_fills_it(cycle, place):
-    place.deliver(0, 1, 2)
-    cycle(**place.parameters)
-    place.deliver(4)
-    told = cycle(**place.parameters)
+def test_a_gap_is_refused_by_name_until_the_late_frame_fills_it(cycle, begun):
+    begun.deliver(4)
+    told = cycle(**begun.parameters)
     assert told["slot"] == "20240101T0040Z"
     assert told["verdict"].startswith("refused:")
     assert "2024-01-01T00:30:00 is absent (a gap)" in told["verdict"]
-    assert place.verdict("20240101T0040Z") == told
-    place.deliver(3)
-    assert cycle(**place.parameters)["verdict"] == "forecast"
-    assert place.verdict("20240101T0040Z")["verdict"] == "forecast"
+    assert begun.verdict("20240101T0040Z") == told
+    begun.deliver(3)
+    assert cycle(**begun.parameters)["verdict"] == "forecast"
+    assert begun.verdict("20240101T0040Z")["verdict"] == "forecast"
 
 
 def test_after_a_gap_the_last_whole_window_is_used_if_it_was_not(cycle, place):
@@ -217,13 +225,11 @@ def test_a_base_time_whose_nowcast_is_over_is_not_used(cycle, place):
     assert not list(place.out.glob("*.nc"))
 
 
-def test_slots_that_a_newer_one_overtook_are_refused_as_late(cycle, place):
-    place.deliver(0, 1, 2)
-    cycle(**place.parameters)
-    place.deliver(3, 4)
-    cycle(**place.parameters)
-    assert place.verdict("20240101T0030Z")["verdict"].startswith("refused:late")
-    assert place.verdict("20240101T0040Z")["verdict"] == "forecast"
+def test_slots_that_a_newer_one_overtook_are_refused_as_late(cycle, begun):
+    begun.deliver(3, 4)
+    cycle(**begun.parameters)
+    assert begun.verdict("20240101T0030Z")["verdict"].startswith("refused:late")
+    assert begun.verdict("20240101T0040Z")["verdict"] == "forecast"
 
 
 def test_an_empty_feed_is_refused(cycle, place):
@@ -233,18 +239,17 @@ def test_an_empty_feed_is_refused(cycle, place):
     assert "no frames" in told["verdict"]
 
 
-def test_what_a_crash_left_out_is_made_and_the_issued_file_stays(cycle, place):
-    place.deliver(0, 1, 2)
-    first = cycle(**place.parameters)
-    before = place.hashes()
-    (place.out / "verdicts" / "20240101T0020Z.json").unlink()
-    (place.out / first["files"][2]).unlink()
-    told = cycle(**place.parameters)
+def test_what_a_crash_left_out_is_made_and_the_issued_file_stays(cycle, first, begun):
+    files = first[1]["files"]
+    before = begun.hashes()
+    (begun.out / "verdicts" / "20240101T0020Z.json").unlink()
+    (begun.out / files[2]).unlink()
+    told = cycle(**begun.parameters)
     assert told["verdict"] == "forecast"
-    assert place.verdict("20240101T0020Z") == told
-    assert (place.out / first["files"][2]).stat().st_size
-    netcdf = str(place.out / first["files"][0])
-    assert place.hashes()[netcdf] == before[netcdf]
+    assert begun.verdict("20240101T0020Z") == told
+    assert (begun.out / files[2]).stat().st_size
+    netcdf = str(begun.out / files[0])
+    assert begun.hashes()[netcdf] == before[netcdf]
 
 
 def test_a_cycle_leaves_at_once_while_another_runs(cycle, place):
@@ -287,12 +292,10 @@ def test_the_examples_are_right():
     assert not doctest.testmod(issued).failed
 
 
-def test_a_nowcast_on_another_grid_is_not_verified(cycle, place, rain):
+def test_a_nowcast_on_another_grid_is_not_verified(begun, rain):
     from pipelines.issued import Issued
 
-    place.deliver(0, 1, 2)
-    cycle(**place.parameters)
-    issued = Issued(place.out, newest=5)
+    issued = Issued(begun.out, newest=5)
     (base_time,) = issued.base_times
     lead_times = issued.lead_times(base_time)
     assert issued.fits(base_time, rain, lead_times=lead_times)

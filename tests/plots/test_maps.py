@@ -268,16 +268,14 @@ def test_another_grid_is_refused(rain, tmp_path):
 
 
 def test_a_failing_plot_leaves_what_was_there(rain, tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
     path = plots.panel(rain, persisted(rain), path=tmp_path / "panel.png")
     before = path.read_bytes()
 
-    def fail_in_the_middle(_, target, **__):
+    def fail_in_the_middle(_, target, *_more, **_named):
         target.write_bytes(b"\x89PNG half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(Figure, "savefig", fail_in_the_middle)
+    monkeypatch.setattr("PIL.Image.Image.save", fail_in_the_middle)
     with pytest.raises(OSError, match="disk full"):
         plots.panel(rain, persisted(rain), path=path)
     assert path.read_bytes() == before
@@ -285,7 +283,7 @@ def test_a_failing_plot_leaves_what_was_there(rain, tmp_path, monkeypatch):
 
 
 def test_a_failing_animation_leaves_nothing(rain, tmp_path, monkeypatch):
-    def fail_in_the_middle(_, target, **__):
+    def fail_in_the_middle(_, target, *_more, **_named):
         target.write_bytes(b"GIF89a half")
         raise OSError("disk full")
 
