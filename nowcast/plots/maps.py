@@ -394,7 +394,9 @@ def _draw_legend(figure: "Figure", scale: _Scale, axes: list["Axes"]) -> None:
 
 
 def _animation_frames(story: _Story) -> "Iterator[Image]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     maps = 2 if story.compared else 1
     size = (maps * ANIMATION_INCHES + 1.0, ANIMATION_INCHES * story.grid.shape + 1.3)
@@ -402,16 +404,32 @@ def _animation_frames(story: _Story) -> "Iterator[Image]":
     line = figure.subplots(1, maps, squeeze=False, sharey=True)[0]
     for axes in line:
         axes.set_xlabel(story.grid.labels[0], fontsize=8)
+        axes.set_title(" ", fontsize=10)  # room for it
     line[0].set_ylabel(story.grid.labels[1], fontsize=8)
     drawn = [_draw_map(axes, story.blank, story) for axes in line]
     _draw_title(figure, story.titles, 10.0)
     _draw_legend(figure, story.scale, list(line))
+    canvas: Any = FigureCanvasAgg(figure)  # its methods are not typed
+    canvas.draw()
+    figure.set_layout_engine("none")  # keeps this layout, so that nothing jumps
+    # What changes is drawn over what does not, with the frames around it, which it would cover.
+    over = [
+        (axes, (one, axes.title, *axes.spines.values()))
+        for axes, one in zip(line, drawn, strict=True)
+    ]
+    for _, artists in over:
+        for artist in artists:
+            artist.set_animated(True)
+    canvas.draw()
+    ground = canvas.copy_from_bbox(figure.bbox)
     for shown in _animation_story(story):
-        for axes, picture, (label, field) in zip(line, drawn, shown[-maps:], strict=True):
+        canvas.restore_region(ground)
+        for (axes, artists), (label, field) in zip(over, shown[-maps:], strict=True):
             axes.set_title(label, fontsize=10)
-            picture.set_data(story.blank if field is None else field)
-        yield painted(figure)
-        figure.set_layout_engine("none")  # keeps the first layout, so that nothing jumps
+            artists[0].set_data(story.blank if field is None else field)
+            for artist in artists:
+                axes.draw_artist(artist)
+        yield Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _animation_story(story: _Story) -> list[list[_Cell]]:
