@@ -40,7 +40,7 @@ demo: $(INSTALLED) ## The whole line on synthetic rain: observe, train, verify, 
 	$(BIN)/nowcast demo
 
 test: $(INSTALLED) ## All tests: unit, contract, doctest, notebook, end to end
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # One after the other, since the parts measure: each writes its figures, and all run if one fails.
 proof: $(BACKENDS) ## The long proofs, in over an hour: crashes, hostile files, backends (installs JAX and torch), speed

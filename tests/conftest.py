@@ -20,6 +20,10 @@ from nowcast.data.synthetic import synthesise
 from nowcast.tracking import Tracking
 
 sys.dont_write_bytecode = False
+LONGEST = (
+    "test_cli.py", "test_notebooks.py", "test_training.py", "test_cycle.py", "test_decoding.py",
+    "test_archive_crash.py", "test_other_variables.py", "test_studies.py",
+)  # fmt: skip
 SMALL = [
     "synthetic.events=3",
     "synthetic.hours=3",
@@ -59,6 +63,11 @@ def empty_store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tracking, "connect", connect_to_copy)
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that the processes end together."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -789,7 +789,9 @@ def test_weights_fit_whatever_grid_and_with_every_setting_said(begun):
 
 def test_a_training_goes_on_to_more_lead_frames(begun, small_config, small_observed, tmp_path):
     longer = small_config.replace([*LAGRANGIAN, "window.lead_frames=4"])
-    config = continuing(longer, begun).replace(["training.learning_rate=1e-7"])
+    config = continuing(longer, begun).replace(
+        ["training.learning_rate=1e-7", "training.steps_per_epoch=1", "training.epochs=1"]
+    )
     nowcaster, _, _ = _watched_fit(config, small_observed, tmp_path, start=begun)
     assert nowcaster.settings.window == dataclasses.replace(begun.settings.window, lead_frames=4)
     frames = small_observed["rain_rate"].values[None, 2:5]
