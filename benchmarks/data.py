@@ -170,9 +170,9 @@ def _bound(work: Path, batches: int) -> float:
 
 
 def _cache(work: Path, batches: int, *, by: str, workers: int) -> float:
-    from nowcast import training
+    from nowcast import devices
 
-    feed = {"PyDataset": training.feed, "tf.data": training.feed_tf_data}[by]
+    feed = {"PyDataset": devices.feed, "tf.data": devices.feed_tf_data}[by]
     cache, _ = _opened(work)
     windows = Batches(cache, plan(cache, WINDOW, EVER), window=WINDOW, batch_size=BATCH, seed=SEED)
     model = _one_layer(cache.coding.dtype)

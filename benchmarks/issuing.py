@@ -311,7 +311,8 @@ def _network(folder: str) -> "NeuralNowcaster":
     from nowcast.frames import Window
     from nowcast.networks import build, version_of
     from nowcast.networks.heads import Head
-    from nowcast.nowcasters.neural import NeuralNowcaster, NeuralSettings
+    from nowcast.nowcasters.neural import NeuralNowcaster
+    from nowcast.nowcasters.saved import NeuralSettings
     from nowcast.rainrate import Transform
 
     if folder:

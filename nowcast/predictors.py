@@ -19,15 +19,14 @@ from nowcast.data.labels import LABEL
 from nowcast.data.series import LEAST_OBSERVED, names_of, pixels_of
 from nowcast.networks import load_keras
 from nowcast.networks.heads import SEQUENCE_HEADS
-from nowcast.nowcasters.neural import (
-    NeuralNowcaster,
+from nowcast.nowcasters.neural import NeuralNowcaster, windows_of
+from nowcast.nowcasters.saved import (
     NeuralSettings,
     load_network,
     load_postprocessing,
     network_inputs,
     network_with,
     save_network,
-    windows_of,
 )
 
 PROBABILITY = "probability"

@@ -34,7 +34,8 @@ from nowcast.data.moving_mnist import (
 from nowcast.durable import write_json
 from nowcast.frames import Block
 from nowcast.networks.losses import cross_entropy_per_sequence
-from nowcast.nowcasters.neural import NeuralNowcaster, network_inputs, network_with
+from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.nowcasters.saved import network_inputs, network_with
 from nowcast.predictors import SequencePredictor
 from nowcast.tracking import METRICS, Tracking, read_metrics
 from nowcast.training import train

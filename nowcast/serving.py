@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.nowcasters.neural import NeuralSettings, nowcast_with
+from nowcast.nowcasters.neural import nowcast_with
+from nowcast.nowcasters.saved import NeuralSettings
 from nowcast.tracking import ENVIRONMENT, Tracking, resolve
 
 HOST = "127.0.0.1"

@@ -102,7 +102,8 @@ def doubtful(tmp_path_factory):
     from nowcast.frames import Window
     from nowcast.networks import build, version_of
     from nowcast.networks.heads import Head
-    from nowcast.nowcasters.neural import NeuralNowcaster, NeuralSettings
+    from nowcast.nowcasters.neural import NeuralNowcaster
+    from nowcast.nowcasters.saved import NeuralSettings
     from nowcast.rainrate import Transform
 
     settings = NeuralSettings(

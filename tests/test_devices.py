@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from nowcast.training import spread_over
+from nowcast.devices import spread_over
 
 TRAIN = textwrap.dedent(
     """

@@ -22,7 +22,7 @@ from nowcast.frames import Window
 from nowcast.networks import build, version_of
 from nowcast.networks.heads import Head
 from nowcast.nowcasters import open_nowcaster
-from nowcast.nowcasters.neural import NeuralSettings
+from nowcast.nowcasters.saved import NeuralSettings
 from nowcast.predictors import FREQUENCIES, SequencePredictor, open_trained
 from nowcast.rainrate import Transform
 from nowcast.testing import check_nowcaster, check_predictor

@@ -21,7 +21,7 @@ LINES = [
     {"report", "tables"},
     {"plots"},
     {"verification"},
-    {"predictors"},
+    {"predictors", "devices"},
     {"nowcasters"},
     {"networks"},
     {"frames", "spectral", "places", "calibration"},

@@ -10,6 +10,7 @@ import pytest
 
 from nowcast.cache import Coding, open_cache
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY
+from nowcast.devices import computing_in, feed, feed_tf_data, on_codes
 from nowcast.experiments import continuing
 from nowcast.frames import Batches, Window, as_inputs
 from nowcast.networks import version_of
@@ -24,11 +25,7 @@ from nowcast.training import (
     _weights_for,
     blocks_of,
     checkpoint_of,
-    computing_in,
-    feed,
-    feed_tf_data,
     fit,
-    on_codes,
     plan_of,
     prepare,
     prepared_of,

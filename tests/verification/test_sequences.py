@@ -12,7 +12,7 @@ from nowcast.data.synthetic import synthesise
 from nowcast.frames import Block, Window
 from nowcast.networks.heads import Head
 from nowcast.nowcasters import open_nowcaster
-from nowcast.nowcasters.neural import NeuralSettings
+from nowcast.nowcasters.saved import NeuralSettings
 from nowcast.predictors import FREQUENCIES, SequencePredictor
 from nowcast.rainrate import Transform
 from nowcast.tables import plain, table
