@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 120  # TensorFlow's import on a busy machine included
 REQUEST_SECONDS = 60
 STOP_SECONDS = 10
+WATCH = ["sh", "-c", "read _; kill -TERM 0"]  # of its own group of processes
 
 
 class ServingError(RuntimeError):
@@ -74,17 +75,12 @@ def serve(uri: str, tracking: Tracking, *, port: int) -> int:
         If there is no such model.
     """
     _check_free(port)
-    server = subprocess.Popen(
-        command(resolve(uri, tracking), port=port),
-        env=environment(tracking),
-        start_new_session=True,
-    )
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return server.wait()
-    finally:
-        _stop(server)
-        signal.signal(signal.SIGTERM, previous)
+    with _running(command(resolve(uri, tracking), port=port), tracking) as server:
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return server.wait()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
@@ -110,20 +106,11 @@ def endpoint(uri: str, tracking: Tracking, *, log: Path, port: int = 0) -> Itera
     port = port or _free_port()
     _check_free(port)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            command(resolve(uri, tracking), port=port),
-            env=environment(tracking),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            address = f"http://{HOST}:{port}"
-            _wait_until_ready(address, server, log)
-            yield address
-        finally:
-            _stop(server)
+    arguments = command(resolve(uri, tracking), port=port)
+    with log.open("w") as output, _running(arguments, tracking, output) as server:
+        address = f"http://{HOST}:{port}"
+        _wait_until_ready(address, server, log)
+        yield address
 
 
 @dataclass(frozen=True)
@@ -236,17 +223,39 @@ def _interrupt(_signal: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    """End the server and the processes it started, which outlive it for a moment."""
+@contextlib.contextmanager
+def _running(
+    arguments: list[str], tracking: Tracking, output: IO[str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a server for the length of the block, and no longer than this process lasts.
+
+    Even if this process is killed: in the server's group of processes a shell waits for the end of
+    its input, which only this process holds, and then ends the group.
+    """
+    errors = None if output is None else subprocess.STDOUT
+    server = subprocess.Popen(
+        arguments, env=environment(tracking), stdout=output, stderr=errors, process_group=0
+    )
+    watch = subprocess.Popen(WATCH, stdin=subprocess.PIPE, process_group=server.pid)
+    try:
+        yield server
+    finally:
+        _stop(server, watch)
+
+
+def _stop(*group: "subprocess.Popen[bytes]") -> None:
+    """End a group of processes, and what the first has started, which outlives it for a moment."""
     deadline = time.monotonic() + STOP_SECONDS
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGTERM)
+        os.killpg(group[0].pid, signal.SIGTERM)
         while time.monotonic() < deadline:
-            server.poll()
-            os.killpg(server.pid, 0)
+            for process in group:
+                process.poll()
+            os.killpg(group[0].pid, 0)
             time.sleep(0.05)
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
+        os.killpg(group[0].pid, signal.SIGKILL)
+    for process in group:
+        process.communicate()
 
 
 def _free_port() -> int:

@@ -1,6 +1,9 @@
 import contextlib
 import json
 import socket
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -153,3 +156,32 @@ def test_no_server_is_left_behind(served, block):
     block.close()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(ping, timeout=2)
+
+
+@pytest.mark.proof
+def test_a_server_ends_with_the_process_that_started_it_even_if_that_is_killed(trained, tmp_path):
+    tracking, made = trained
+    code = f"""
+import time
+from pathlib import Path
+from nowcast.serving import endpoint
+from nowcast.tracking import Tracking
+with endpoint({made.uri!r}, Tracking(Path({str(tracking.work)!r})), log=Path("log")) as address:
+    print(address, flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as child:
+        address = child.stdout.readline().strip()
+        urllib.request.urlopen(f"{address}/ping", timeout=10).close()
+        child.kill()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{address}/ping", timeout=2).close()
+        except OSError:
+            break
+        time.sleep(0.2)
+    else:
+        pytest.fail(f"{address} still answers")
