@@ -328,7 +328,7 @@ def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, ra
     status, printed, _ = _run(
         capsys, "verify", "--nowcaster", "persistence", "--observations", rain,
         "--thresholds", 1, "--lead-times", 10, 20, "--out", tmp_path / "scores.nc",
-        "--work", tmp_path / "work", "--set", "verification.steps_members=3",
+        "--work", tmp_path / "work", "--set", "verification.references=[]",
         "--set", "verification.most_cases=3",
     )  # fmt: skip
     assert status == 0

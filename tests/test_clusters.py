@@ -86,7 +86,8 @@ def by_threads(archive, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["local", pytest.param("apart", marks=pytest.mark.proof)])
+@pytest.mark.proof
+@pytest.mark.parametrize("where", ["local", "apart"])
 def test_a_cache_and_an_archive_are_the_same_wherever_dask_computes(
     archive, files, by_threads, tmp_path, cluster, where
 ):

@@ -784,6 +784,17 @@ def test_weights_fit_whatever_grid_and_with_every_setting_said(begun):
     assert _weights_for(complete, begun) is begun.weights
 
 
+def test_a_longer_window_of_the_same_step_is_what_a_training_goes_on_to(begun, small_config):
+    longer = small_config.replace([*LAGRANGIAN, "window.lead_frames=4"])
+    assert continuing(longer, begun).window.lead_frames == 4
+    another = longer.replace(["window.step_minutes=5"])  # whose lead frames mean something else
+    assert continuing(another, begun).window.lead_frames == begun.settings.window.lead_frames
+    window = dataclasses.replace(begun.settings.window, lead_frames=4)
+    wanted = dataclasses.replace(begun.settings, window=window)
+    assert _weights_for(wanted, begun) is begun.weights
+
+
+@pytest.mark.proof
 def test_a_training_goes_on_to_more_lead_frames(begun, small_config, small_observed, tmp_path):
     longer = small_config.replace([*LAGRANGIAN, "window.lead_frames=4"])
     config = continuing(longer, begun).replace(
@@ -797,8 +808,6 @@ def test_a_training_goes_on_to_more_lead_frames(begun, small_config, small_obser
     )
     assert found.shape[2] == 4
     np.testing.assert_allclose(found[:, :, :2], before, atol=1e-3)
-    another = longer.replace(["window.step_minutes=5"])  # whose lead frames mean something else
-    assert continuing(another, begun).window.lead_frames == begun.settings.window.lead_frames
 
 
 def test_weights_of_one_grid_go_on_there_alone(begun):

@@ -602,7 +602,9 @@ def undisturbed(tmp_path_factory):
     return files, folder / "archive"
 
 
-@pytest.mark.parametrize("frames_before_the_kill", [1, 9, pytest.param(5, marks=pytest.mark.proof)])
+@pytest.mark.parametrize(
+    "frames_before_the_kill", [1, *(pytest.param(one, marks=pytest.mark.proof) for one in (5, 9))]
+)
 def test_a_killed_ingest_is_completed_by_the_next(undisturbed, archive, frames_before_the_kill):
     files, reference = undisturbed
     process = subprocess.Popen([sys.executable, "-c", INGEST, files[0].parent, archive])

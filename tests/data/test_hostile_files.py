@@ -112,6 +112,7 @@ def test_an_ingest_that_dies_is_counted_and_another_goes_on(tmp_path):
     assert list((tmp_path / "archive").glob("knmi/*/*/2010/08/26/*.nc"))
 
 
+@pytest.mark.proof
 def test_the_proof_counts_every_mutant(knmi, classic):
     figures = prove([knmi, classic], FEW, seed=1)
     assert figures["summary"]["cut"]["n"] == 16

@@ -163,7 +163,7 @@ def test_corrections_move_along_with_the_motion_or_stay_where_they_are(name):
         assert not np.allclose(found[both], expected[both][::-1], rtol=2e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("standing", [True, False])
+@pytest.mark.parametrize("standing", [True, pytest.param(False, marks=pytest.mark.proof)])
 def test_for_more_lead_times_it_begins_with_what_it_knows_of_the_last(standing):
     """In still air what moves along stays in its place, and corrections can be told apart."""
     short, long = (_build(standing=standing, lead_frames=leads) for leads in (LEAD_FRAMES, 6))
