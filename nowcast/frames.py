@@ -2,8 +2,7 @@
 
 A window is ``input_frames`` frames up to a base time and ``lead_frames`` after it, all one step
 apart; a window with an absent frame does not exist, unless training may leave the last of its lead
-frames missing. Which windows are trained on is planned apart
-from reading them.
+frames missing. Which windows are trained on is planned apart from reading them.
 """
 
 import collections

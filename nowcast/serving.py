@@ -236,11 +236,12 @@ def _running(
     server = subprocess.Popen(
         arguments, env=environment(tracking), stdout=output, stderr=errors, process_group=0
     )
-    watch = subprocess.Popen(WATCH, stdin=subprocess.PIPE, process_group=server.pid)
+    group = [server]
     try:
+        group.append(subprocess.Popen(WATCH, stdin=subprocess.PIPE, process_group=server.pid))
         yield server
     finally:
-        _stop(server, watch)
+        _stop(*group)
 
 
 def _stop(*group: "subprocess.Popen[bytes]") -> None:

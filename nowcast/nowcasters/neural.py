@@ -1,6 +1,7 @@
 """A trained network that issues nowcasts."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut int
 TILE = 512  # pixels along y and x, of a network that takes any grid
 RIM = 32  # pixels, of what a network sees around each
 OVERLAP = 0.25  # part of a tile's shortest side that is cut, which it shares with its neighbour
+_LOG = logging.getLogger(__name__)
 
 
 class NeuralNowcaster:
@@ -391,6 +393,13 @@ def calibrate(
         lead_times=leads,
         batch_cases=batch_cases,
     )
+    unseen = leads[(counts["probability_count"].sum(("threshold", "probability_bin")) == 0).values]
+    if len(unseen):
+        _LOG.warning(
+            "no frame was observed %s min after a base time, so nothing is known of these lead "
+            "times: do not issue them, or calibrate on longer events",
+            ", ".join(f"{lead / pd.Timedelta(minutes=1):g}" for lead in unseen),
+        )
     return NeuralNowcaster(
         settings,
         nowcaster.weights,

@@ -312,6 +312,14 @@ def test_heavy_rain_that_was_seldom_seen_can_be_left_to_extrapolation(correction
         calibrate(corrections, small_observed, base_times=times, extrapolated_from=3.0)
 
 
+def test_lead_times_of_which_nothing_was_observed_are_named(corrections, small_observed, caplog):
+    times = small_observed["time"].to_index()
+    calibrate(corrections, small_observed, base_times=times[-3:-2])
+    assert not caplog.text
+    calibrate(corrections, small_observed, base_times=times[-2:-1])
+    assert "no frame was observed 20 min after a base time" in caplog.text
+
+
 def test_what_lies_behind_the_last_lead_time_asked_for_is_not_computed(corrections, small_observed):
     fitted = calibrate(
         corrections, small_observed, base_times=small_observed["time"].to_index()[2:14:3]
