@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
@@ -585,6 +585,7 @@ def calibrate(
     set_: Settings = None,
     most_bias: float = 1.2,
     extrapolate_from: ExtrapolateFrom = None,
+    views: Literal[1, 4, 8] | None = None,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
 ) -> None:
@@ -613,6 +614,9 @@ def calibrate(
         TOML file of settings.
     most_bias
         Frequency bias of the field at most, on these cases.
+    views
+        The network is asked by so many views of the frames, and the mean is issued: 1, 4 (flips) or
+        8 (and quarter turns). By default as the nowcaster is.
     """
     from nowcast import experiments
 
@@ -627,6 +631,7 @@ def calibrate(
         block=block,
         most_bias=most_bias,
         extrapolated_from=extrapolate_from,
+        views=views,
     )
     made.save(out)
     _json({"folder": str(out)}) if as_json else print(out)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nowcast.conventions import VARIABLES, Variable
 from nowcast.rainrate import Transform
+from nowcast.turns import Views
 
 PERIODIC = "periodic"  # the nowcaster that every variable with a cycle is compared with
 
@@ -152,6 +153,7 @@ class NetworkSection(Section):
     name: str = "convlstm"
     settings: dict[str, Any] = Field(default_factory=dict)
     channels: Literal[1, 2] = 2  # value and observed; 1: values alone, where none is ever missing
+    views: Views = 1  # of frames, whose mean is issued; 4: flips too; 8: and quarter turns
     head: HeadKind = "field"  # what its outputs mean
     levels: tuple[float, ...] = ()  # of exceedance: thresholds in units; of quantiles: in (0, 1)
     points: tuple[tuple[float, float], ...] = ()  # [[y, x], ...] of a series; none: areal mean
@@ -269,6 +271,15 @@ class Config(Section):
         if network.head in ("series", "classes") and training.least_lead_frames:
             raise ValueError(
                 f"the head {network.head!r} is of whole windows; set training.least_lead_frames=0"
+            )
+        if network.head in ("series", "classes") and network.views > 1:
+            raise ValueError(
+                f"a predictor of {network.head} sees frames as they are; set network.views=1"
+            )
+        if network.views > 1 and not training.augment:
+            raise ValueError(
+                f"network.views={network.views} asks a network by flips and turns, of which it was "
+                "shown none; set training.augment=true, or network.views=1"
             )
         if network.points and training.augment:
             raise ValueError("flips and turns move network.points; set training.augment=false")

@@ -21,6 +21,7 @@ from nowcast.predictors import SequencePredictor
 from nowcast.serving import EndpointNowcaster
 from nowcast.tracking import Tracking, open_any, open_nowcaster
 from nowcast.training import blocks_of, window_of
+from nowcast.turns import Views
 from nowcast.verification import case_times, standard_measures, verify
 from nowcast.verification.cases import batches_of_cases, near
 from nowcast.verification.comparison import middle
@@ -505,6 +506,7 @@ def calibrated(
     block: Block | None,
     most_bias: float,
     extrapolated_from: float | None = None,
+    views: Views | None = None,
 ) -> NeuralNowcaster:
     """Give a network with calibration and decision levels fitted on the cases of a block.
 
@@ -536,6 +538,7 @@ def calibrated(
         base_times=cases,
         most_bias=most_bias,
         extrapolated_from=extrapolated_from,
+        views=views,
         batch_cases=section.batch_cases,
     )
 

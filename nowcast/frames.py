@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from nowcast.cache import Cache
+from nowcast.turns import Turn
 
 CROP_TRIES = 4  # random squares among which the wettest is trained on
 ALIKE = 0.2  # part of a window's chance to be drawn that is the same for all
@@ -645,18 +646,9 @@ def _turned(
     frames: np.ndarray, motion: np.ndarray | None, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Flip along y and x, and swap the two where they are equally long: all turns of a square."""
-    flip_y, flip_x, swap = random.integers(2, size=3)
-    swap = swap and frames.shape[1] == frames.shape[2]
-
-    def turned(fields: np.ndarray) -> np.ndarray:
-        fields = fields[:, :: -1 if flip_y else 1, :: -1 if flip_x else 1]
-        return fields.swapaxes(1, 2) if swap else fields
-
-    if motion is None:
-        return turned(frames), None
-    signs = np.array([-1 if flip_x else 1, -1 if flip_y else 1], motion.dtype)
-    motion = turned(motion) * signs[:, None, None]
-    return turned(frames), motion[::-1] if swap else motion
+    flip_y, flip_x, swap = map(bool, random.integers(2, size=3))
+    turn = Turn(flip_y, flip_x, swap and frames.shape[1] == frames.shape[2])
+    return turn.fields(frames), None if motion is None else turn.motion(motion)
 
 
 def tiles(

@@ -394,6 +394,7 @@ def _fit(
         grid_spacing=prepared.cache.grid_spacing,
         grid_units=prepared.cache.grid_units,
         channels=config.network.channels,
+        views=config.network.views,
         points=config.network.points,
         provenance=_provenance(config, prepared, training, start),
     )

@@ -81,6 +81,17 @@ def test_windows_may_lack_as_many_lead_frames_as_they_have():
         config.replace(["network.head=series", "training.loss=mae"])
 
 
+def test_views_are_of_networks_that_were_shown_flips_and_give_frames():
+    config = Config().replace(["network.views=8", "training.augment=true"])
+    assert config.network.views == 8
+    with pytest.raises(ConfigError, match=r"of which it was shown none; set training.augment=true"):
+        config.replace(["training.augment=false"])
+    with pytest.raises(ConfigError, match=r"sees frames as they are; set network.views=1"):
+        config.replace(["network.head=series", "training.loss=mae"])
+    with pytest.raises(ConfigError, match=r"network.views: .*1, 4 or 8.*received 2"):
+        config.replace(["network.views=2"])
+
+
 def test_the_promotion_threshold_must_be_verified():
     with pytest.raises(ConfigError, match=r"promotion.threshold 7"):
         Config().replace(["promotion.threshold=7.0"])

@@ -30,7 +30,7 @@ LINES = [
     {"config"},
     {"rainrate"},
     {"conventions"},
-    {"clusters", "durable"},
+    {"clusters", "durable", "turns"},
 ]
 RANK = {name: rank for rank, names in enumerate(LINES) for name in names}
 HEAVY = {"tensorflow", "keras", "mlflow", "pysteps", "scores", "matplotlib", "prefect"}

@@ -39,6 +39,7 @@ from nowcast.nowcasters.saved import (
     network_with,
     save_network,
 )
+from nowcast.turns import Views, turns
 
 MEDIAN = 0.5
 DECIDED = "reaches a threshold where its calibrated probability reaches the decision level"
@@ -276,6 +277,27 @@ class NeuralNowcaster:
 
         That is physical values, or probabilities, (batch, y, x, output).
         """
+        head, to_numpy = self.settings.head, load_keras().ops.convert_to_numpy
+        raw = self._mean_raw(frames, moving)
+        for lead in range(self.settings.window.lead_frames):
+            values = to_numpy(head.values(raw[:, lead]))
+            probable = head.kind == "exceedance"
+            yield values if probable else self.settings.transform.inverse(values)
+
+    def _mean_raw(self, frames: np.ndarray, moving: np.ndarray) -> Any:
+        """Give the raw outputs, (batch, lead frame, y, x, output), mean of the settings' views."""
+        views = turns(self.settings.views)
+        if len(views) == 1:
+            return self._raw(frames, moving)
+        total: Any = 0.0
+        to_numpy = load_keras().ops.convert_to_numpy
+        for turn in views:
+            seen = turn.motion(moving) if self.settings.motion_frames else moving
+            raw = to_numpy(self._raw(turn.fields(frames), seen))
+            total = total + turn.undone(raw, y_axis=2)
+        return total / np.float32(len(views))
+
+    def _raw(self, frames: np.ndarray, moving: np.ndarray) -> Any:
         height, width = frames.shape[2:]
         grid = self.settings.padded((height, width))
         inputs: Any = network_inputs(self.settings, frames)
@@ -285,12 +307,7 @@ class NeuralNowcaster:
                 inputs,
                 np.pad(moving.astype(np.float32), [(0, 0), (0, 0), *more], mode="edge"),
             ]
-        head, to_numpy = self.settings.head, load_keras().ops.convert_to_numpy
-        raw = self._network(grid)(inputs, training=False)
-        for lead in range(self.settings.window.lead_frames):
-            values = to_numpy(head.values(raw[:, lead, :height, :width]))
-            probable = head.kind == "exceedance"
-            yield values if probable else self.settings.transform.inverse(values)
+        return self._network(grid)(inputs, training=False)[:, :, :height, :width]
 
     def save(self, folder: Path | str) -> Path:
         """Write settings, weights, calibration and hashes to a folder, whole or not at all."""
@@ -344,6 +361,7 @@ def calibrate(
     base_times: pd.DatetimeIndex,
     most_bias: float = MOST_BIAS,
     extrapolated_from: float | None = None,
+    views: Views | None = None,
     batch_cases: int = 8,
 ) -> NeuralNowcaster:
     """Give a nowcaster with calibration and decision levels fitted on cases, its weights the same.
@@ -365,6 +383,8 @@ def calibrate(
     extrapolated_from
         Threshold from which on the field is that of extrapolation, of a network that sees motion:
         where too few heavier events were seen to correct them. None: nowhere.
+    views
+        By which the nowcaster given asks its network, see `NeuralSettings`; None: its own.
     batch_cases
         Cases in memory at a time.
 
@@ -373,7 +393,7 @@ def calibrate(
     ValueError
         If there is no case, the head gives no probabilities, or there is no extrapolation.
     """
-    settings = nowcaster.settings
+    settings = replace(nowcaster.settings, views=views or nowcaster.settings.views)
     window = settings.window
     if extrapolated_from is not None and not settings.motion_frames:
         raise ValueError(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from nowcast.networks import build, grid_multiples, sees_motion, settings_of, ve
 from nowcast.networks.heads import Head
 from nowcast.nowcasters.motions import INPUT_FRAMES as MOTION_FRAMES
 from nowcast.rainrate import Transform
+from nowcast.turns import Views
 
 FORMAT = 2
 SETTINGS, WEIGHTS, MANIFEST = "settings.json", "network.weights.h5", "manifest.json"
@@ -36,6 +37,9 @@ class NeuralSettings:
         Which network, the version of its code, and its own settings.
     channels
         Of its input: value and observed, or 1 for values alone.
+    views
+        Of the frames, by each of which the network is asked; what it says is the mean of its raw
+        outputs: 1, as they are; 4, their flips too; 8, and quarter turns.
     head
         What the network's outputs mean.
     variable, transform, window
@@ -48,6 +52,11 @@ class NeuralSettings:
         Of a series, in the coordinates of the grid; none for an areal mean.
     provenance
         What it was trained on and by which code.
+
+    Raises
+    ------
+    ValueError
+        If the network takes no frames that are turned.
     """
 
     network: str
@@ -62,7 +71,18 @@ class NeuralSettings:
     grid_units: str
     points: tuple[tuple[float, float], ...] = ()
     channels: int = 2
+    views: Views = 1
     provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse views that the network cannot take."""
+        if self.views not in get_args(Views):
+            raise ValueError(f"views are 1, 4 or 8; received {self.views!r}")
+        if self.views == 8 and self.grid[0] != self.grid[1] and not self.takes_any_grid:
+            raise ValueError(
+                f"views=8 turns rows into columns, and network {self.network!r} takes grids of "
+                f"{self.grid} alone; use views=4"
+            )
 
     @property
     def takes_any_grid(self) -> bool:

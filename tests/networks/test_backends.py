@@ -34,7 +34,8 @@ from nowcast.networks.losses import loss_of
 from nowcast.rainrate import Transform
 backend, folder = keras.backend.backend(), Path(sys.argv[1])
 def networks():
-    for number, (name, one) in enumerate(json.loads(sys.argv[2]).items()):
+    told = json.loads((folder / "networks.json").read_text())
+    for number, (name, one) in enumerate(told.items()):
         keras.utils.set_random_seed(100 * len(backend) + number)
         inputs = [np.array(each, "f4") for each in one["inputs"]]
         head = Head(one["head"], tuple(one["levels"]))
@@ -116,10 +117,11 @@ def exchanged(tmp_path_factory):
     """A folder with what every installed backend wrote, and what each read of all."""
     folder = tmp_path_factory.mktemp("exchanged")
     installed = [backend for backend in BACKENDS if find_spec(backend)]
-    content = json.dumps({name: _told(name) for name in sorted(NETWORKS)})
+    told = {name: _told(name) for name in sorted(NETWORKS)}
+    (folder / "networks.json").write_text(json.dumps(told))  # an argument may have 128 KiB
     for script in (WRITING, READING):
         for backend in installed:
-            _run(backend, "-c", BEGINNING + script, folder, content)
+            _run(backend, "-c", BEGINNING + script, folder)
     return folder
 
 

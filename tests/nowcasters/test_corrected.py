@@ -91,6 +91,32 @@ def test_untrained_it_is_first_wet_where_extrapolation_is(untrained, small_obser
     assert 0.02 < (ours >= LEVELS[0]).mean() < 0.98
 
 
+def test_untrained_its_views_say_the_same_since_their_motion_is_turned_too(
+    untrained, small_observed
+):
+    """With motion that was not turned, most of the rain would lie elsewhere."""
+    asked = NeuralNowcaster(dataclasses.replace(untrained.settings, views=8), untrained.weights)
+    ours, theirs = (
+        _nowcast(one, small_observed, slice(2, 18))[PROBABILITY] for one in (asked, untrained)
+    )
+    np.testing.assert_array_equal(ours.isnull(), theirs.isnull())
+    far = abs(ours - theirs) > 0.02  # the rounding of where pixels came from
+    assert float(far.where(theirs > 0.05).mean()) < 0.01
+    assert float((theirs > 0.05).mean()) > 0.05
+
+
+def test_what_is_calibrated_by_views_is_issued_by_them(corrections, small_observed, tmp_path):
+    times = small_observed["time"].to_index()[2:16]
+    made = calibrate(corrections, small_observed, base_times=times, views=4)
+    assert made.settings.views == 4
+    again = calibrate(made, small_observed, base_times=times)
+    assert again.postprocessing == made.postprocessing
+    loaded = open_nowcaster(made.save(tmp_path / "made"))
+    assert loaded.settings == made.settings
+    plain = calibrate(corrections, small_observed, base_times=times)
+    assert plain.postprocessing.sha256 != made.postprocessing.sha256
+
+
 @pytest.mark.parametrize("which", ["corrections", "calibrated"])
 def test_a_missing_sector_throws_the_shadow_that_extrapolation_says(which, request, small_observed):
     nowcaster = request.getfixturevalue(which)

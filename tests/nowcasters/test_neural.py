@@ -18,6 +18,7 @@ from nowcast.nowcasters.neural import (
 from nowcast.rainrate import Transform
 from nowcast.testing import check_nowcaster
 from nowcast.training import fit, prepare
+from nowcast.turns import turns
 from nowcast.verification import verify
 
 # One that takes any grid and one that does not: all others are alike to what is tested here.
@@ -97,6 +98,34 @@ def test_a_network_that_gives_nan_is_refused_rather_than_taken_for_missing(
 def test_a_folder_that_holds_no_nowcaster_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no saved nowcaster"):
         open_nowcaster(tmp_path)
+
+
+def test_by_all_views_turned_frames_give_the_turned_nowcast(nowcaster):
+    """By its own, a network that was shown no turns does not."""
+    random = np.random.default_rng(0)
+    frames = random.gamma(0.3, 4.0, (2, 3, 16, 16)).astype(np.float32)
+    frames[:, :, 3:5, 9] = np.nan
+    asked = NeuralNowcaster(dataclasses.replace(nowcaster.settings, views=8), nowcaster.weights)
+    upright = asked.forecast(frames)
+    for turn in turns(8):
+        seen = turn.fields(frames)
+        np.testing.assert_allclose(
+            asked.forecast(seen), turn.fields(upright), rtol=1e-3, atol=1e-3, err_msg=str(turn)
+        )
+    flip = turns(8)[1]
+    off = nowcaster.forecast(flip.fields(frames)) - flip.fields(nowcaster.forecast(frames))
+    assert np.nanmax(np.abs(off)) > 0.01
+
+
+def test_views_that_a_network_cannot_take_are_refused(nowcaster):
+    with pytest.raises(ValueError, match="views are 1, 4 or 8; received 2"):
+        dataclasses.replace(nowcaster.settings, views=2)
+    wide = {"grid": (16, 24), "views": 8}
+    if nowcaster.settings.takes_any_grid:
+        assert dataclasses.replace(nowcaster.settings, **wide).views == 8
+    else:
+        with pytest.raises(ValueError, match=r"grids of \(16, 24\) alone; use views=4"):
+            dataclasses.replace(nowcaster.settings, **wide)
 
 
 def test_missing_input_stays_missing_and_does_not_spread(nowcaster, small_observed):
