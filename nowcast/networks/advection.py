@@ -59,6 +59,16 @@ class Moved(keras.layers.Layer):  # type: ignore[misc]
         ahead = [between(values[:, -1], one) for one in there]
         return ops.stack(aligned, axis=-1), ops.stack(ahead, axis=1), nearest(there)
 
+    def compute_output_spec(self, frames: Any, motion: Any) -> Any:  # noqa: ARG002
+        """Give the shapes that `call` gives; tracing it for them takes a second."""
+        batch, count, *grid, _ = frames.shape
+        by_lead = (batch, self.lead_frames, *grid)
+        return (
+            keras.KerasTensor((batch, *grid, count - 1), self.compute_dtype),
+            keras.KerasTensor(by_lead, self.compute_dtype),
+            keras.KerasTensor(by_lead, "int32"),
+        )
+
     def get_config(self) -> dict[str, Any]:
         """Give what makes the same layer again."""
         return {**super().get_config(), "lead_frames": self.lead_frames}
@@ -71,6 +81,10 @@ class Carried(keras.layers.Layer):  # type: ignore[misc]
     def call(self, told: Any, places: Any) -> Any:
         """Give (batch, lead frame, y, x, channel)."""
         return carried(told, places)
+
+    def compute_output_spec(self, told: Any, places: Any) -> Any:
+        """Give the shape that `call` gives."""
+        return keras.KerasTensor((*places.shape, told.shape[-1]), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("nowcast")
@@ -110,6 +124,10 @@ class Believed(keras.layers.Layer):  # type: ignore[misc]
         for one in corrections:
             odds = odds + one
         return odds
+
+    def compute_output_spec(self, surer: Any, ahead: Any, corrections: Any = ()) -> Any:  # noqa: ARG002
+        """Give the shape that `call` gives."""
+        return keras.KerasTensor((*ahead.shape, len(self.levels)), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Give what makes the same layer again."""

@@ -220,3 +220,26 @@ def test_extrapolation_is_believed_the_less_the_farther_ahead_by_hand():
     np.testing.assert_allclose(found[0, :, 0, 1], 2.0 * expected, rtol=1e-5, atol=1e-5)
     wild = _array(Believed([0.2])(_tensor(surer + 1e4), _tensor(ahead)))
     np.testing.assert_allclose(wild[0, :, 0, 0, 0], np.exp(3.0) * trust * 0.4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["moved", "carried", "believed"])
+def test_layers_give_what_they_say_of_it_beforehand(layer):
+    """Networks are built by what a layer says; what it gives must be that."""
+    import keras
+
+    from nowcast.networks.advection import Believed, Carried, Moved
+
+    shapes = {
+        "moved": (Moved(2), (5, 3, 8, 12, 2), (5, 2, 8, 12)),
+        "carried": (Carried(), (5, 8, 12, 2, 4), (5, 2, 8, 12)),
+        "believed": (Believed([0.2, 0.6]), (5, 2, 8, 12, 1), (5, 2, 8, 12)),
+    }
+    one, *taken = shapes[layer]
+    kinds = ["int32" if layer == "carried" and place else "float32" for place in (0, 1)]
+    told = one.compute_output_spec(*map(keras.KerasTensor, taken, kinds))
+    given = one(*(keras.ops.zeros(*each) for each in zip(taken, kinds, strict=True)))
+    told, given = (each if isinstance(each, tuple) else (each,) for each in (told, given))
+    assert len(told) == len(given)
+    for said, found in zip(told, given, strict=True):
+        assert said.shape == tuple(found.shape)
+        assert said.dtype == keras.backend.standardize_dtype(found.dtype)
