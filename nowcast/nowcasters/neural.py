@@ -47,6 +47,7 @@ DISTRIBUTION_OF = {"exceedance": EXCEEDANCE, "quantiles": QUANTILES}  # by the h
 SPACING_TOLERANCE = 0.01  # part by which a grid spacing may differ from the one trained on
 LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut into tiles
 TILE = 512  # pixels along y and x, of a network that takes any grid
+AT_ONCE = 256 * 256  # pixels of all cases, up to which a network is asked by four views at a time
 RIM = 32  # pixels, of what a network sees around each
 OVERLAP = 0.25  # part of a tile's shortest side that is cut, which it shares with its neighbour
 _LOG = logging.getLogger(__name__)
@@ -290,11 +291,16 @@ class NeuralNowcaster:
         if len(views) == 1:
             return self._raw(frames, moving)
         total: Any = 0.0
-        to_numpy = load_keras().ops.convert_to_numpy
-        for turn in views:
-            seen = turn.motion(moving) if self.settings.motion_frames else moving
-            raw = to_numpy(self._raw(turn.fields(frames), seen))
-            total = total + turn.undone(raw, y_axis=2)
+        flips = 4  # that are of one shape
+        at_once = flips if flips * frames[:, 0].size <= AT_ONCE else 1
+        to_numpy, sees = load_keras().ops.convert_to_numpy, self.settings.motion_frames
+        for first in range(0, len(views), at_once):
+            some = views[first : first + at_once]
+            seen = np.concatenate([turn.fields(frames) for turn in some])
+            flow = np.concatenate([turn.motion(moving) if sees else moving for turn in some])
+            raw = np.split(to_numpy(self._raw(seen, flow)), len(some))
+            for turn, one in zip(some, raw, strict=True):
+                total = total + turn.undone(one, y_axis=2)
         return total / np.float32(len(views))
 
     def _raw(self, frames: np.ndarray, moving: np.ndarray) -> Any:
