@@ -12,6 +12,9 @@ import pytest
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: more threads only wait
+    for pool in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(pool, "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("NOWCAST_WORK", None)
 
