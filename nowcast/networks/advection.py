@@ -50,7 +50,7 @@ class Moved(keras.layers.Layer):  # type: ignore[misc]
             Along x first.
         """
         count, values = frames.shape[1], frames[..., 0]
-        flow = ops.transpose(motion, (0, 2, 3, 1))[..., ::-1]
+        flow = ops.flip(ops.transpose(motion, (0, 2, 3, 1)), axis=-1)
         there = origins(flow, max(self.lead_frames, count - 1))
         aligned = [
             between(values[:, -1 - back], there[back - 1]) for back in range(count - 1, 0, -1)
