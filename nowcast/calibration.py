@@ -27,9 +27,6 @@ _LOG_ODDS = np.arange(-320, 231) / 20.0
 BINS = np.concatenate([[0.0], 1.0 / (1.0 + np.exp(-_LOG_ODDS)), [1.0]]).astype(np.float32)
 FEWEST_EVENTS = 1000  # pixels with the event, and without it, on which anything is fitted
 FEWEST_PIXELS = 500  # of a bin, below which it is taken together with the next
-PARTS = 6  # of the days of cases, from which it is learnt how far a curve holds on other days
-# Pixels that each bin holds besides, which behaved as was forecast; one of these is chosen.
-PRIOR_PIXELS = (1.0, 1e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
 TILT = 1e-4  # part of the network's own slope in a curve, so that it is flat nowhere
 MOST_BIAS = 1.5  # frequency bias of the events forecast by decision levels
 WITHOUT_COUNTS = 0.5  # decision level where too few events were seen: the median
@@ -132,8 +129,7 @@ def count(
     Returns
     -------
     Dataset
-        By ``part`` too, of which each has days of its own, if there are cases on several. Its
-        attributes tell the cases.
+        Its attributes tell the cases.
 
     Raises
     ------
@@ -142,25 +138,7 @@ def count(
     """
     if not len(base_times):
         raise ValueError("calibration needs cases; received no base time")
-    day, _ = pd.factorize(base_times.floor("D"))
-    parts = [base_times[day % PARTS == part] for part in range(min(PARTS, day.max() + 1))]
-    counted = [_count(nowcaster, observed, cases, lead_times, batch_cases) for cases in parts]
-    told = {
-        "cases": str(len(base_times)),
-        "first_base_time": base_times.min().isoformat(),
-        "last_base_time": base_times.max().isoformat(),
-    }
-    return (xr.concat(counted, "part") if len(parts) > 1 else counted[0]).assign_attrs(told)
-
-
-def _count(
-    nowcaster: Probable,
-    observed: xr.Dataset,
-    base_times: pd.DatetimeIndex,
-    lead_times: pd.TimedeltaIndex,
-    batch_cases: int,
-) -> xr.Dataset:
-    total = xr.Dataset()
+    total: xr.Dataset | None = None
     for start in range(0, len(base_times), batch_cases):
         cases = base_times[start : start + batch_cases]
         nowcast = nowcaster.nowcast(observed, base_times=cases, lead_times=lead_times)
@@ -172,8 +150,13 @@ def _count(
         valid = nowcast["valid_time"].transpose("base_time", "lead_time").drop_vars("valid_time")
         frames = observed[variable_of(nowcast)].reindex(time=np.unique(valid))
         part = counts_of(nowcast[EXCEEDANCE], frames.sel(time=valid))
-        total = total + part if start else part
-    return total
+        total = part if total is None else total + part
+    told = {
+        "cases": str(len(base_times)),
+        "first_base_time": base_times.min().isoformat(),
+        "last_base_time": base_times.max().isoformat(),
+    }
+    return total.assign_attrs(told) if total is not None else xr.Dataset()
 
 
 @dataclass(frozen=True)
@@ -215,14 +198,14 @@ class Curve:
         return calibrated
 
     @classmethod
-    def fit(cls, counts: np.ndarray, *, prior: float = PRIOR_PIXELS[0]) -> "Curve":
+    def fit(cls, counts: np.ndarray) -> "Curve":
         """Fit a curve to ``(pixels, events, added probabilities)`` by bin; see `Calibration`."""
         from scipy.optimize import isotonic_regression
 
         number, events, said = np.add.reduceat(counts, _starts(counts[0]), axis=-1)
         forecast = said / number
-        frequency = (events + prior * forecast) / (number + prior)
-        found = isotonic_regression(frequency, weights=number + prior)
+        frequency = (events + forecast) / (number + 1.0)
+        found = isotonic_regression(frequency, weights=number + 1.0)
         ends = itertools.pairwise(found.blocks.tolist())
         nodes = [node for first, end in ends for node in sorted({first, end - 1})]
         nodes = [node for node in nodes if 0.0 < forecast[node] < 1.0]
@@ -252,8 +235,7 @@ class Calibration:
     (`BINS`, of which those with fewer than `FEWEST_PIXELS` pixels are taken together with the
     next), linear in between. These are its rules:
 
-    - Every such bin holds some pixels more, which behaved as was forecast: one, or where there are
-      cases of several days, as many as `prior_pixels` finds by these. So a probability of which
+    - Every such bin holds one pixel more, which behaved as was forecast. So a probability of which
       no event came becomes small, never 0, and the smaller the more pixels say so. What is exactly
       0 or 1 stays so, and what lies beyond the bins is drawn to that end in a line.
     - Where the frequency is flat, the curve rises by `TILT` of the probability: what the network
@@ -299,11 +281,11 @@ class Calibration:
         fewest_events
             Pixels with and without the event that a curve needs.
         """
-        totals, prior = _totals(counts), prior_pixels(counts, fewest_events=fewest_events)
+        totals = _totals(counts)
 
         def curve(at: int, lead: int) -> Curve:
             pooled = _pooled(totals, at, lead, fewest_events)
-            return Curve() if pooled is None else Curve.fit(pooled, prior=prior[at])
+            return Curve() if pooled is None else Curve.fit(pooled)
 
         thresholds, minutes = _ladder_of(counts)
         curves = tuple(
@@ -334,49 +316,6 @@ class Calibration:
         for lower, higher in itertools.pairwise(np.moveaxis(found, -4, 0)):
             np.minimum(lower, higher, out=higher)
         return found
-
-
-def prior_pixels(counts: xr.Dataset, *, fewest_events: int = FEWEST_EVENTS) -> tuple[float, ...]:
-    """Give, by threshold, how many pixels of a bin the network's own probability is worth.
-
-    The pixels of a bin are of few events, and what these show need not hold on others. So curves
-    are fitted to all parts of the counts but one, in turn, and judged on that one: of
-    `PRIOR_PIXELS` that is chosen with which the logarithmic score of all parts and lead times is
-    best. A network that is off by as much on all days gets few, one that is reliable gets many.
-
-    Parameters
-    ----------
-    counts
-        As `count` gives them; without parts, the fewest.
-    fewest_events
-        See `Calibration.fit`.
-    """
-    thresholds, minutes = _ladder_of(counts)
-    if "part" not in counts.dims:
-        return (PRIOR_PIXELS[0],) * len(thresholds)
-    parts = [_totals(counts.isel(part=part)) for part in range(counts.sizes["part"])]
-    whole = np.sum(parts, axis=0)
-
-    def loss(at: int, prior: float) -> float:
-        lost = 0.0
-        for judged, lead in itertools.product(parts, range(len(minutes))):
-            pooled = _pooled(whole - judged, at, lead, fewest_events)
-            curve = Curve() if pooled is None else Curve.fit(pooled, prior=prior)
-            lost += _logarithmic(curve, judged[:, at, lead])
-        return lost
-
-    found = []
-    for at in range(len(thresholds)):
-        losses = {prior: loss(at, prior) for prior in PRIOR_PIXELS}
-        found.append(min(losses, key=losses.__getitem__))
-    return tuple(found)
-
-
-def _logarithmic(curve: Curve, counts: np.ndarray) -> float:
-    """Give the logarithmic score of ``(pixels, events, added probabilities)`` by bin, in nats."""
-    number, events, said = counts[:, counts[0] > 0]
-    told = np.clip(curve(said / number), 1e-12, 1.0 - 1e-12)
-    return float(-(events * np.log(told) + (number - events) * np.log1p(-told)).sum())
 
 
 @dataclass(frozen=True)
@@ -725,8 +664,7 @@ def _totals(counts: xr.Dataset) -> np.ndarray:
             f"{len(found)}; count with counts_of"
         )
     dims = ("threshold", "lead_time", "probability_bin")
-    total = counts[list(COUNTS)].sum("part") if "part" in counts.dims else counts
-    return np.stack([total[name].transpose(*dims).values.astype(np.float64) for name in COUNTS])
+    return np.stack([counts[name].transpose(*dims).values.astype(np.float64) for name in COUNTS])
 
 
 def _pooled(totals: np.ndarray, at: int, lead: int, fewest_events: int) -> np.ndarray | None:

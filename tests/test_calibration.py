@@ -21,10 +21,7 @@ from nowcast.calibration import (
     counts_of,
     field_of,
     fit,
-    prior_pixels,
 )
-from nowcast.conventions import RAIN_RATE, build_nowcast, with_exceedance
-from nowcast.data.synthetic import synthesise
 from nowcast.rainrate import Transform
 
 LEADS = pd.to_timedelta([5, 10, 15], unit="min")
@@ -205,43 +202,6 @@ def test_calibrated_probabilities_are_reliable_on_fresh_data(fitted):
         worst[name] = max(off)
     assert worst["before"] > 0.15
     assert worst["after"] < 0.03
-
-
-def _days(seed, *, shift, distortion=1.0, days=6):
-    """Give the counts of days on each of which all odds are shifted as much as on no other."""
-    random, parts = np.random.default_rng(seed), []
-    for day in range(days):
-        said, came = _weather(seed=10 * seed + day, cases=2, distortion=distortion)
-        odds = np.log(said / (1 - said)) - np.array([0.1, 0.4, 0.7])[:, None, None]
-        odds = odds + random.normal(0.0, shift)
-        parts.append(counts_of((1 / (1 + np.exp(-odds))).astype(np.float32), came))
-    return xr.concat(parts, "part")
-
-
-def _log_score(calibrated, counts):
-    ladders = calibration._totals(counts)
-    return sum(
-        calibration._logarithmic(calibrated.curves[at][lead], ladders[:, at, lead])
-        for at, lead in itertools.product(range(2), range(3))
-    )
-
-
-def test_a_network_is_believed_as_far_as_other_days_bear_it_out():
-    """One that is off in the same way each day is not; one that each day is off otherwise is."""
-    off, fickle = _days(1, shift=0.0, distortion=0.5), _days(2, shift=0.8)
-    assert max(prior_pixels(off)) <= 100.0
-    assert min(prior_pixels(fickle)) >= 3000.0
-    fresh = _days(3, shift=0.0)  # the mean of all days there might be
-    believed, fitted_alone = (Calibration.fit(one) for one in (fickle, fickle.sum("part")))
-    assert _log_score(believed, fresh) < _log_score(fitted_alone, fresh)
-    assert prior_pixels(fickle.sum("part")) == (1.0, 1.0)
-
-
-def test_pixels_as_forecast_count_as_often_as_is_said():
-    """Of 600 that said 0.1, none came; with 1,800 more that did as was said, 180 of 2,400."""
-    counts = calibration._totals(_one([0.1] * 600, [0.0] * 600))[:, 0, 0]
-    curve = Curve.fit(counts, prior=1800.0)
-    np.testing.assert_allclose(curve(np.array([0.1])), 0.1 * 1800 / 2400, rtol=1e-3)
 
 
 def test_curves_and_ladders_are_monotone(fitted):
@@ -501,37 +461,6 @@ def test_parts_of_different_ladders_are_refused(fitted):
 def test_counts_by_other_bins_are_refused(counts):
     with pytest.raises(ValueError, match="count with counts_of"):
         fit(counts.isel(probability_bin=slice(10)))
-
-
-class _Told:
-    """Says of each pixel what the hour is worth."""
-
-    def nowcast(self, observed, *, base_times, lead_times):
-        grid = (len(base_times), len(lead_times), 2, 3)
-        hours = (base_times.hour.to_numpy() / 24.0).reshape(-1, 1, 1, 1, 1)
-        nowcast = build_nowcast(
-            np.zeros(grid, np.float32),
-            observed=observed,
-            variable=RAIN_RATE,
-            base_times=base_times,
-            lead_times=lead_times,
-        )
-        said = np.broadcast_to(hours, (grid[0], 1, *grid[1:])).astype(np.float32)
-        return with_exceedance(nowcast, said, thresholds=(1.0,))
-
-
-def test_cases_are_counted_by_parts_of_whole_days():
-    observed = synthesise(hours=50, size=4).load().isel(y=slice(2), x=slice(3))
-    leads = pd.to_timedelta([10, 20], unit="min")
-    times = observed["time"].to_index()[5:299:3]
-    found = count(_Told(), observed, base_times=times, lead_times=leads)
-    assert found.sizes["part"] == len(np.unique(times.floor("D"))) == 3
-    assert found.attrs["cases"] == str(len(times))
-    first = times[times.floor("D") == times[0].floor("D")]
-    alone = count(_Told(), observed, base_times=first, lead_times=leads)
-    assert "part" not in alone.dims
-    xr.testing.assert_equal(found.isel(part=0), alone)
-    assert int(found["probability_count"].sum()) == len(times) * len(leads) * 6
 
 
 def test_no_cases_are_refused():

@@ -419,8 +419,7 @@ def calibrate(
         lead_times=leads,
         batch_cases=batch_cases,
     )
-    seen = counts["probability_count"]
-    unseen = leads[(seen.sum([dim for dim in seen.dims if dim != "lead_time"]) == 0).values]
+    unseen = leads[(counts["probability_count"].sum(("threshold", "probability_bin")) == 0).values]
     if len(unseen):
         _LOG.warning(
             "no frame was observed %s min after a base time, so nothing is known of these lead "
