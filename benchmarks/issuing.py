@@ -48,6 +48,7 @@ from benchmarks import networks
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nowcast.conventions import Variable
     from nowcast.nowcasters import Nowcaster
     from nowcast.nowcasters.neural import NeuralNowcaster
 
@@ -236,15 +237,16 @@ def _grid(text: str) -> tuple[int, int]:
 
 def _rain(folder: str, grid: tuple[int, int], path: str) -> dict[str, Any]:
     """Write the frames that a nowcast needs; tell the network, and how much of the last is wet."""
-    from nowcast.conventions import RAIN_RATE
+    from nowcast.conventions import RAIN_RATE, REFLECTIVITY, VARIABLES
     from nowcast.data.synthetic import synthesise
     from nowcast.nowcasters.extrapolation import RAIN_FROM
+    from nowcast.rainrate import to_reflectivity
 
     settings = _network(folder).settings
-    if settings.variable.name != RAIN_RATE.name or settings.grid_units != "m":
+    if settings.variable.name not in VARIABLES or settings.grid_units != "m":
         raise ValueError(
             f"{folder} forecasts {settings.variable.name} on pixels in {settings.grid_units}; "
-            "measure one of rain rate on a grid in metres"
+            "measure one of rain rate or reflectivity on a grid in metres"
         )
     step = settings.window.step.total_seconds() / 60
     observed = synthesise(
@@ -254,8 +256,13 @@ def _rain(folder: str, grid: tuple[int, int], path: str) -> dict[str, Any]:
         step_minutes=round(step),
         seed=SEED,
     ).isel(y=slice(grid[0]), x=slice(grid[1]))
-    observed.to_netcdf(path)
     last = observed[RAIN_RATE.name][-1].values
+    if settings.variable == REFLECTIVITY:
+        echo = to_reflectivity(observed[RAIN_RATE.name]).assign_attrs(
+            units=REFLECTIVITY.units, standard_name=REFLECTIVITY.standard_name
+        )
+        observed = observed.drop_vars(RAIN_RATE.name).assign({REFLECTIVITY.name: echo})
+    observed.to_netcdf(path)
     wet = float((last >= RAIN_FROM).mean())
     if wet < LEAST_WET:
         raise ValueError(f"{100 * wet:.1f} % of the last frame are wet, too little; choose a SEED")
@@ -266,13 +273,15 @@ def _start(folder: str, name: str, rain: str, warm_up: bool) -> dict[str, Any]:
     """Make a candidate ready; give what it holds, and the seconds of its first nowcast."""
     import pandas as pd
 
+    from nowcast.conventions import VARIABLES
     from nowcast.data.observations import open_observations
     from nowcast.frames import step_of
     from nowcast.nowcasters.extrapolation import quiet
 
     observed = open_observations(rain).load()
     step = step_of(observed)
-    one = _candidate(folder, name, step)
+    (variable,) = (VARIABLES[name] for name in observed if name in VARIABLES)
+    one = _candidate(folder, name, step, variable)
     with quiet():
         for module in IMPORTED:
             import_module(module)
@@ -281,7 +290,7 @@ def _start(folder: str, name: str, rain: str, warm_up: bool) -> dict[str, Any]:
 
     def issue() -> None:
         nowcast = one.nowcast(observed, base_times=base_times, lead_times=lead_times)
-        fields = nowcast["rain_rate"]
+        fields = nowcast[variable.name]
         if "member" in fields.dims and fields[:, 0].equals(fields[:, 1]):
             raise RuntimeError(f"all members of {name} are the same; choose a SEED with more rain")
 
@@ -292,13 +301,13 @@ def _start(folder: str, name: str, rain: str, warm_up: bool) -> dict[str, Any]:
     return {"held_mb": held, "first_s": time.perf_counter() - started if warm_up else None}
 
 
-def _candidate(folder: str, name: str, step: "pd.Timedelta") -> "Nowcaster":
+def _candidate(folder: str, name: str, step: "pd.Timedelta", variable: "Variable") -> "Nowcaster":
     from nowcast.nowcasters import open_nowcaster
     from nowcast.nowcasters.members import Draw, WithMembers
 
     if name in REFERENCES:
         settings = {"members": MEMBERS} if name == "steps" else {}
-        return open_nowcaster(name, step=step, **settings)
+        return open_nowcaster(name, step=step, variable=variable, **settings)
     network = _network(folder)
     return network if name == network.settings.network else WithMembers(network, Draw(MEMBERS))
 
