@@ -470,9 +470,11 @@ def network_of(uri: str, config: Config, tracking: Tracking) -> NeuralNowcaster:
 def continuing(config: Config, nowcaster: NeuralNowcaster) -> Config:
     """Give settings that train on from a nowcaster: its network, scale and window are taken.
 
-    If the settings' window is its own but for more lead frames, it learns these too.
+    If the settings' window is its own but for more lead frames, it learns these too. It is asked by
+    the views of the settings, or where they tell none and flip and turn, by those it has.
     """
-    settings = nowcaster.settings
+    settings, asked = nowcaster.settings, config.network
+    views = settings.views if config.training.augment else 1
     window, head = settings.window, settings.head
     wanted = window_of(config)
     longer = replace(wanted, lead_frames=window.lead_frames) == window
@@ -489,6 +491,7 @@ def continuing(config: Config, nowcaster: NeuralNowcaster) -> Config:
             "name": settings.network,
             "settings": settings.network_settings,
             "channels": settings.channels,
+            "views": asked.views if "views" in asked.model_fields_set else views,
             "head": head.kind,
             "levels": head.levels,
             "points": settings.points,

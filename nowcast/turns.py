@@ -32,7 +32,7 @@ class Turn:
 
     def fields(self, fields: np.ndarray) -> np.ndarray:
         """Give fields, (..., y, x), as they are seen so; a view of them."""
-        fields = fields[..., :: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
+        fields = self._flipped(fields, fields.ndim - 2)
         return fields.swapaxes(-2, -1) if self.swap else fields
 
     def motion(self, motion: np.ndarray) -> np.ndarray:
@@ -44,9 +44,11 @@ class Turn:
     def undone(self, fields: np.ndarray, *, y_axis: int) -> np.ndarray:
         """Give fields that are seen so as they are; x comes after y, and more axes may follow."""
         fields = fields.swapaxes(y_axis, y_axis + 1) if self.swap else fields
-        flips = (self.flip_y, self.flip_x)
-        axes = tuple(y_axis + place for place, flip in enumerate(flips) if flip)
-        return np.flip(fields, axes)
+        return self._flipped(fields, y_axis)
+
+    def _flipped(self, fields: np.ndarray, y_axis: int) -> np.ndarray:
+        axes = ((y_axis, self.flip_y), (y_axis + 1, self.flip_x))
+        return np.flip(fields, tuple(axis for axis, flip in axes if flip))
 
 
 def turns(views: Views) -> list[Turn]:

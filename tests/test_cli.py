@@ -404,22 +404,31 @@ def test_verify_in_a_period_is_json_without_nan(capsys, tmp_path, rain):
     assert {row["value"] for row in csi} == {None}
 
 
-def test_train_goes_on_from_a_nowcaster_and_takes_its_network(capsys, tmp_path, doubtful):
+def test_train_goes_on_from_a_nowcaster_and_takes_its_network(capsys, tmp_path, doubtful, rain):
     """Of settings that ask for a convlstm; one epoch with next to no learning.
+
+    It was calibrated by views, and is asked by them again.
 
     What it prints is JSON alone.
     """
     from nowcast.nowcasters.neural import NeuralNowcaster
     from nowcast.tracking import Tracking
 
-    begun, work = NeuralNowcaster.load(doubtful), tmp_path / "work"
-    settings = ["loss=ordinal", "learning_rate=1e-7", "precision=mixed_bfloat16"]
+    seen, work = tmp_path / "seen", tmp_path / "work"
+    status, _, complaint = _run(
+        capsys, "calibrate", "--nowcaster", doubtful, "--observations", rain, "--views", 4,
+        "--set", "verification.every_minutes=60", "--work", work, "--out", seen,
+    )  # fmt: skip
+    assert status == 0, complaint
+    begun = NeuralNowcaster.load(seen)
+    settings = ["loss=ordinal", "learning_rate=1e-7", "precision=mixed_bfloat16", "augment=true"]
     more = [f"--set=training.{setting}" for setting in settings]
     arguments = ("train", SMALL, "--work", work, "--json", *more, "--from")
-    status, printed, complaint = _run(capsys, *arguments, doubtful)
+    status, printed, complaint = _run(capsys, *arguments, seen)
     assert status == 0, complaint
     made = json.loads(printed)
     trained = NeuralNowcaster.load(made["folder"])
+    assert trained.settings.views == 4
     for name in ("network", "head", "variable", "transform", "window", "channels"):
         assert getattr(trained.settings, name) == getattr(begun.settings, name)
     moved = [abs(a - b).max() for a, b in zip(trained.weights, begun.weights, strict=True)]

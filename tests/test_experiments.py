@@ -1,6 +1,7 @@
 """What the settings mean in a comparison: cases, references, champions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import xarray as xr
 from nowcast import experiments
 from nowcast.config import Config, ConfigError
 from nowcast.data.synthetic import synthesise
+from nowcast.experiments import continuing
 from nowcast.frames import Block
+from nowcast.nowcasters import open_nowcaster
+from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.tracking import Tracking
 
 FEW = ["window.input_frames=3", "window.lead_frames=2", "verification.every_minutes=10"]
@@ -181,6 +185,17 @@ def test_calibration_takes_short_windows_if_it_may_and_nothing_from_behind_the_b
     assert (short.provenance["cases"], whole.provenance["cases"]) == ("5", "4")
     assert pd.Timestamp(short.provenance["last_base_time"]) == times[6]
     assert made(config, soaked) == short
+
+
+def test_training_on_keeps_the_views_unless_the_settings_tell_others_or_turn_nothing(doubtful):
+    one = open_nowcaster(doubtful)
+    seen = NeuralNowcaster(replace(one.settings, views=8), one.weights)
+    turning = Config().replace(["training.augment=true", "training.loss=ordinal"])
+    assert continuing(turning, seen).network.views == 8
+    assert continuing(turning.replace(["network.views=4"]), seen).network.views == 4
+    assert continuing(turning.replace(["network.views=4"]), one).network.views == 4
+    assert continuing(turning.replace(["network.views=1"]), seen).network.views == 1
+    assert continuing(turning.replace(["training.augment=false"]), seen).network.views == 1
 
 
 def test_members_are_not_the_champion_of_a_report(observed, tmp_path, doubtful, monkeypatch):
