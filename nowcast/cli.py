@@ -14,6 +14,7 @@ from cyclopts.exceptions import CycloptsError
 
 from nowcast import __version__
 from nowcast.clusters import THREADS
+from nowcast.decisions import Decisions
 
 if TYPE_CHECKING:
     from nowcast.config import Config
@@ -65,13 +66,7 @@ Start = Annotated[
         "more lead frames, which a lagrangian learns too.",
     ),
 ]
-ExtrapolateFrom = Annotated[
-    float | None,
-    Parameter(
-        help="Threshold of the network from which on the field is that of extrapolation, where too "
-        "few heavier events were seen to correct them."
-    ),
-]
+Decided = Annotated[Decisions, Parameter(name="*")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
 
@@ -583,8 +578,7 @@ def calibrate(
     split: str = "",
     config: Path | None = None,
     set_: Settings = None,
-    most_bias: float = 1.2,
-    extrapolate_from: ExtrapolateFrom = None,
+    decisions: Decided = Decisions(),
     views: Literal[1, 4, 8] | None = None,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -612,8 +606,6 @@ def calibrate(
         Only cases in this block of the settings: train, validation or test.
     config
         TOML file of settings.
-    most_bias
-        Frequency bias of the field at most, on these cases.
     views
         The network is asked by so many views of the frames, and the mean is issued: 1, 4 (flips) or
         8 (and quarter turns). By default as the nowcaster is.
@@ -629,8 +621,7 @@ def calibrate(
         observed,
         _tracking(work),
         block=block,
-        most_bias=most_bias,
-        extrapolated_from=extrapolate_from,
+        decisions=decisions,
         views=views,
     )
     made.save(out)
@@ -648,8 +639,7 @@ def retrain(
     source: Source = "",
     start: Start = "",
     split: str = "validation+test",
-    most_bias: float = 1.2,
-    extrapolate_from: ExtrapolateFrom = None,
+    decisions: Decided = Decisions(),
     dask: Dask = THREADS,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -668,8 +658,6 @@ def retrain(
         Folder of the nowcaster, replaced if it is there.
     split
         Blocks of the settings that are calibrated on, with + between.
-    most_bias
-        Frequency bias of the field at most, on these.
     """
     from nowcast import experiments
     from nowcast import retraining as retrainings
@@ -685,8 +673,7 @@ def retrain(
             tracking=tracking,
             out=out,
             split=split,
-            most_bias=most_bias,
-            extrapolated_from=extrapolate_from,
+            decisions=decisions,
             start=before,
             verbose=0 if as_json else _bar(),
         )

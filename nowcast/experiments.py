@@ -13,6 +13,7 @@ from nowcast import nowcasters as known
 from nowcast.config import PERIODIC, Config, ConfigError, VerificationSection, validate
 from nowcast.conventions import VARIABLES, check_observations, known_variable
 from nowcast.data.labels import LABEL
+from nowcast.decisions import Decisions
 from nowcast.frames import Block, step_of
 from nowcast.nowcasters import Nowcaster
 from nowcast.nowcasters.members import Draw, WithMembers
@@ -507,8 +508,7 @@ def calibrated(
     tracking: Tracking,
     *,
     block: Block | None,
-    most_bias: float,
-    extrapolated_from: float | None = None,
+    decisions: Decisions = Decisions(),
     views: Views | None = None,
 ) -> NeuralNowcaster:
     """Give a network with calibration and decision levels fitted on the cases of a block.
@@ -539,8 +539,7 @@ def calibrated(
         one,
         observed,
         base_times=cases,
-        most_bias=most_bias,
-        extrapolated_from=extrapolated_from,
+        decisions=decisions,
         views=views,
         batch_cases=section.batch_cases,
     )

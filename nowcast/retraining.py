@@ -12,8 +12,8 @@ from pathlib import Path
 import xarray as xr
 
 from nowcast import experiments
-from nowcast.calibration import MOST_BIAS
 from nowcast.config import Config, ConfigError
+from nowcast.decisions import Decisions
 from nowcast.durable import replacing
 from nowcast.networks import sees_motion, settings_of
 from nowcast.nowcasters.neural import NeuralNowcaster
@@ -50,8 +50,7 @@ def retrain(
     tracking: Tracking,
     out: Path,
     split: str = HELD_OUT,
-    most_bias: float = MOST_BIAS,
-    extrapolated_from: float | None = None,
+    decisions: Decisions = Decisions(),
     start: NeuralNowcaster | None = None,
     verbose: int = 1,
 ) -> Retrained:
@@ -69,11 +68,8 @@ def retrain(
         Folder of the nowcaster, replaced if it is there.
     split
         Block or blocks of the settings on which calibration and decision levels are fitted.
-    most_bias
-        Frequency bias of the field at most, on these.
-    extrapolated_from
-        Threshold from which on the field is that of extrapolation; see
-        `nowcast.nowcasters.neural.calibrate`.
+    decisions
+        How the field is decided.
     start
         Whose weights the training goes on from.
     verbose
@@ -83,23 +79,16 @@ def retrain(
     ------
     ConfigError
         If the settings' head gives no probabilities.
+    ValueError
+        If the network cannot give what decisions ask for.
     """
     if config.network.head != "exceedance":
         raise ConfigError(
             f"probabilities are calibrated, and network.head={config.network.head!r} gives none; "
             "set network.head=exceedance, or use `nowcast train`"
         )
-    if extrapolated_from not in (None, *config.network.levels):
-        raise ConfigError(
-            f"what is left to extrapolation begins at one of network.levels={config.network.levels}"
-            f"; received {extrapolated_from}"
-        )
     network = settings_of(config.network.name, config.network.settings)
-    if extrapolated_from is not None and not sees_motion(network):
-        raise ConfigError(
-            f"nothing can be left to extrapolation from {extrapolated_from} on: the network "
-            f"{config.network.name!r} sees no motion; use one that does, such as lagrangian"
-        )
+    decisions.check(config.network.name, config.network.levels, motion=sees_motion(network))
     if "train" in split.split("+"):
         _LOG.warning("what was trained on is calibrated on too: probabilities will be too sure")
     block = experiments.block(config, observed, split=split)
@@ -118,8 +107,7 @@ def retrain(
         observed,
         tracking,
         block=block,
-        most_bias=most_bias,
-        extrapolated_from=extrapolated_from,
+        decisions=decisions,
     )
     nowcaster.save(out)
     return Retrained(nowcaster, out, folder)

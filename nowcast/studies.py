@@ -25,6 +25,7 @@ from nowcast import __version__, experiments
 from nowcast.checkpoints import digest_of
 from nowcast.config import Config, ConfigError, Section, load
 from nowcast.data.observations import fingerprint
+from nowcast.decisions import Decisions
 from nowcast.durable import make_folder, write_json
 from nowcast.networks import check_head, settings_of, version_of
 from nowcast.networks.heads import SEQUENCE_HEADS
@@ -40,7 +41,6 @@ LOGGER = logging.getLogger(__name__)
 
 REFERENCE = "reference"  # the run with the settings unchanged
 MOST_RUNS = 16
-MOST_BIAS = 1.2  # as of `nowcast calibrate`
 FOLDER = "studies"  # in the work directory
 RATIO = "csi_ratio"  # CSI over that of the better baseline, threshold by threshold, lead by lead
 TOLD = ("csi", RATIO, "frequency_bias", "brier", "crps")
@@ -58,7 +58,7 @@ class StudyFile(Section):
 
     settings: str  # TOML file of an experiment, from the folder of the study file
     split: Literal["validation", "test"] = "test"  # the block that runs are scored on
-    most_bias: float = Field(MOST_BIAS, gt=0)  # of calibrated fields; see `nowcast calibrate`
+    most_bias: float = Field(Decisions.most_bias, gt=0)  # of fields; see `nowcast calibrate`
     common: tuple[str, ...] = ()  # settings of every run, as section.field=value
     variants: dict[str, tuple[str, ...]]  # by name: settings of one run
 
@@ -465,7 +465,7 @@ class _Runs:
                 self.observed,
                 self.tracking,
                 block=block,
-                most_bias=self.study.most_bias,
+                decisions=Decisions(self.study.most_bias),
             )
             folder = self.folder / "calibrated" / name
             made.save(folder)

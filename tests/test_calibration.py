@@ -15,12 +15,17 @@ from nowcast.calibration import (
     BINS,
     Calibration,
     Curve,
-    DecisionLevels,
-    Postprocessing,
     count,
     counts_of,
+    totals_of,
+)
+from nowcast.decisions import Decisions
+from nowcast.postprocessing import (
+    DecisionLevels,
+    Postprocessing,
     field_of,
     fit,
+    levels_keeping,
 )
 from nowcast.rainrate import Transform
 
@@ -153,7 +158,7 @@ def test_a_curve_is_the_isotonic_regression_by_its_definition():
     random = np.random.default_rng(3)
     said = np.repeat(random.choice(BINS[200:500], 12, replace=False), random.integers(1, 30, 12))
     came = 10.0 * (random.uniform(size=len(said)) < 0.5)
-    curve = Curve.fit(calibration._totals(_one(said, came))[:, 0, 0])
+    curve = Curve.fit(totals_of(_one(said, came))[:, 0, 0])
     levels, place = np.unique(said, return_inverse=True)
     number = np.bincount(place)
     frequency = (np.bincount(place, came > 0) + levels) / (number + 1)  # and a pixel as forecast
@@ -168,7 +173,7 @@ def test_a_curve_by_hand():
     """One of 9 said 0.1 and came; 3 of 9 said 0.4; of 9 that said 0.8, only 2: those two pool."""
     said = [0.1] * 9 + [0.4] * 9 + [0.8] * 9
     came = [10.0] + [0.0] * 8 + [10.0] * 3 + [0.0] * 6 + [10.0] * 2 + [0.0] * 7
-    curve = Curve.fit(calibration._totals(_one(said, came))[:, 0, 0])
+    curve = Curve.fit(totals_of(_one(said, came))[:, 0, 0])
     pooled = (3.4 + 2.8) / 20
     np.testing.assert_allclose(curve.forecast, [0.0, 0.1, 0.4, 0.8, 1.0], rtol=1e-6)
     np.testing.assert_allclose(curve.calibrated, [0.0, 0.11, pooled, pooled, 1.0], atol=1e-4)
@@ -309,7 +314,7 @@ def test_a_level_by_hand():
     """
     said = [0.6] * 4000 + [0.1] * 6000
     came = [10.0] * 2400 + [0.0] * 1600 + [10.0] * 600 + [0.0] * 5400
-    level = fit(_one(said, came)).levels.levels[0][0]
+    level = fit(_one(said, came), Decisions(most_bias=1.5)).levels.levels[0][0]
     assert level == pytest.approx(2400 / 4600 / (1 + 2400 / 4600), rel=1e-6)
 
 
@@ -469,18 +474,63 @@ def test_no_cases_are_refused():
 
 
 def test_what_is_left_to_extrapolation_is_saved_and_begins_at_a_threshold(counts):
-    plain, left = fit(counts), fit(counts, extrapolated_from=20.0)
+    plain, left = fit(counts), fit(counts, Decisions(extrapolate_from=20.0))
     assert "extrapolated_from" not in plain.to_json()  # saved as ever
     assert Postprocessing.from_dict(json.loads(left.to_json())) == left
     assert left.sha256 != plain.sha256
     with pytest.raises(ValueError, match=r"thresholds \(10\.0, 20\.0\); received 15"):
-        fit(counts, extrapolated_from=15.0)
+        fit(counts, Decisions(extrapolate_from=15.0))
+
+
+def _likely(*rows):
+    """Give probabilities of reaching 10 and 20, the same at each of three lead times."""
+    return np.array(rows, np.float32)[:, None, None].repeat(3, axis=1)
 
 
 def test_heavier_thresholds_are_reached_where_extrapolation_reaches_them(counts):
-    left = fit(counts, extrapolated_from=20.0)
-    field = np.array([0.0, 12.0, 25.0, 25.0, np.nan])
-    moved = np.array([21.0, 5.0, 19.9, 30.0, np.nan])
-    found = left.with_extrapolated(field, moved)
-    np.testing.assert_array_equal(found, [21.0, 12.0, np.nextafter(np.float32(20), 0), 30, np.nan])
-    np.testing.assert_array_equal(fit(counts).with_extrapolated(field, moved), field)
+    said = _likely([0.0, 0.99, 0.99, 0.99, np.nan], [0.0, 0.0, 0.99, 0.99, np.nan])
+    moved = np.array([21.0, 5.0, 19.9, 30.0, np.nan]).reshape(1, 1, 5).repeat(3, axis=0)
+    plain, left = (
+        fit(counts, decisions).field(said, moved, transform=LINEAR, lowest=0.0)[0, 0]
+        for decisions in (Decisions(), Decisions(extrapolate_from=20.0))
+    )
+    assert 10.0 <= plain[1] < 20.0
+    np.testing.assert_array_equal(plain >= 20.0, [False, False, True, True, False])
+    below = np.nextafter(np.float32(20), 0)
+    np.testing.assert_array_equal(left, [21.0, plain[1], below, 30.0, np.nan])
+
+
+def test_a_field_that_keeps_area_reaches_no_threshold_on_fewer_pixels(counts):
+    """The most probable pixels are taken; what is missing does not count."""
+    said = _likely([0.3, 0.2, 0.1, 0.9, np.nan, 0.0], [0.1, 0.05, 0.01, 0.0, np.nan, 0.0])
+    moved = np.array([0.0, 12.0, 0.0, 25.0, 25.0, 25.0]).reshape(1, 1, 6).repeat(3, axis=0)
+    plain, kept = fit(counts), fit(counts, Decisions(keep_area=True))
+    before, after = (
+        one.field(said, moved, transform=LINEAR, lowest=0.0)[0, 0] for one in (plain, kept)
+    )
+    np.testing.assert_array_equal(before >= 10.0, [False, False, False, True, False, False])
+    # Three of the known pixels have 10 there and two of them 20.
+    np.testing.assert_array_equal(after >= 10.0, [True, True, False, True, False, False])
+    np.testing.assert_array_equal(after >= 20.0, [True, True, False, False, False, False])
+    assert kept.rule.endswith("on no fewer pixels than extrapolation does")
+    assert Postprocessing.from_dict(json.loads(kept.to_json())) == kept
+    assert kept.for_leads(2).keeps_area
+
+
+@given(
+    arrays(np.float32, (2, 3, 4, 5), elements=st.floats(0, 1, width=32)),
+    arrays(np.float32, (3, 4, 5), elements=st.sampled_from([0.0, 12.0, 25.0, np.nan])),
+    st.floats(0.01, 1),
+)
+def test_levels_that_keep_areas_are_no_lower_than_they_need_to_be(said, moved, level):
+    levels = np.full((2, 1, 1, 1), level, np.float32)
+    found = levels_keeping(moved, said, levels, thresholds=THRESHOLDS)
+    assert found.shape == (2, 3, 1, 1)
+    known = np.isfinite(moved)
+    for at, case in np.ndindex(2, 3):
+        chances, level = said[at, case][known[case]], found[at, case].item()
+        needed = (moved[case] >= THRESHOLDS[at]).sum()
+        assert 0.0 < level <= levels[at].item()
+        assert (chances >= level).sum() >= min(needed, (chances > np.finfo(np.float32).tiny).sum())
+        if level < levels[at].item():
+            assert (chances > level).sum() < needed

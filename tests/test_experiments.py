@@ -178,7 +178,7 @@ def test_calibration_takes_short_windows_if_it_may_and_nothing_from_behind_the_b
 
     def made(settings, weather):
         return experiments.calibrated(
-            settings, str(doubtful), weather, Tracking(tmp_path), block=block, most_bias=1.2
+            settings, str(doubtful), weather, Tracking(tmp_path), block=block
         ).postprocessing
 
     short, whole = made(config, observed), made(Config().replace(FEW), observed)

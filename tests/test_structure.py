@@ -24,13 +24,14 @@ LINES = [
     {"predictors", "devices"},
     {"nowcasters"},
     {"networks"},
+    {"postprocessing"},
     {"frames", "spectral", "places", "calibration"},
     {"cache"},
     {"data"},
     {"config"},
     {"rainrate"},
     {"conventions"},
-    {"clusters", "durable", "turns"},
+    {"clusters", "decisions", "durable", "turns"},
 ]
 RANK = {name: rank for rank, names in enumerate(LINES) for name in names}
 HEAVY = {"tensorflow", "keras", "mlflow", "pysteps", "scores", "matplotlib", "prefect"}

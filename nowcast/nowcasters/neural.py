@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from nowcast.calibration import MOST_BIAS, Postprocessing, count, field_of
-from nowcast.calibration import fit as fit_postprocessing
+from nowcast.calibration import count
 from nowcast.conventions import (
     EXCEEDANCE,
     QUANTILES,
@@ -23,6 +22,7 @@ from nowcast.conventions import (
     with_exceedance,
     with_quantiles,
 )
+from nowcast.decisions import Decisions
 from nowcast.frames import Window, check_observed, input_frames, step_of, tiles
 from nowcast.networks import (
     for_leads,
@@ -39,10 +39,11 @@ from nowcast.nowcasters.saved import (
     network_with,
     save_network,
 )
+from nowcast.postprocessing import Postprocessing, field_of
+from nowcast.postprocessing import fit as fit_postprocessing
 from nowcast.turns import Views, turns
 
 MEDIAN = 0.5
-DECIDED = "reaches a threshold where its calibrated probability reaches the decision level"
 DISTRIBUTION_OF = {"exceedance": EXCEEDANCE, "quantiles": QUANTILES}  # by the head's kind
 SPACING_TOLERANCE = 0.01  # part by which a grid spacing may differ from the one trained on
 LARGEST_GRID = 1024 * 1024  # pixels forecast at once; what is larger is cut into tiles
@@ -127,10 +128,8 @@ class NeuralNowcaster:
         )
         if self.postprocessing is None:
             return nowcast
-        left = self.postprocessing.extrapolated_from
-        rule = DECIDED if left is None else f"{DECIDED}; from {left:g} on that of extrapolation"
         return nowcast.assign_attrs(
-            field_rule=rule,
+            field_rule=self.postprocessing.rule,
             calibration_sha256=self.postprocessing.sha256,
         )
 
@@ -175,10 +174,9 @@ class NeuralNowcaster:
         field = distribution[:, 0]
         if head.kind == "exceedance" and self.postprocessing:
             self.postprocessing.calibration.calibrated(distribution, out=distribution)
-            field = self.postprocessing.levels.field(
-                distribution, transform=settings.transform, lowest=_lowest(settings)
+            field = self.postprocessing.field(
+                distribution, moved, transform=settings.transform, lowest=_lowest(settings)
             )
-            field = self.postprocessing.with_extrapolated(field, moved)
         elif head.kind == "exceedance":
             field = median_of_exceedance(np.moveaxis(distribution, 1, -1), settings)
         elif head.kind == "quantiles":
@@ -365,8 +363,7 @@ def calibrate(
     observed: xr.Dataset,
     *,
     base_times: pd.DatetimeIndex,
-    most_bias: float = MOST_BIAS,
-    extrapolated_from: float | None = None,
+    decisions: Decisions = Decisions(),
     views: Views | None = None,
     batch_cases: int = 8,
 ) -> NeuralNowcaster:
@@ -384,11 +381,8 @@ def calibrate(
     base_times
         Of the cases: other weather than what the network was trained on, by which it would seem
         surer than it is, and than what the nowcaster is judged by.
-    most_bias
-        Frequency bias of the field at most, on these cases; on other weather it may be more.
-    extrapolated_from
-        Threshold from which on the field is that of extrapolation, of a network that sees motion:
-        where too few heavier events were seen to correct them. None: nowhere.
+    decisions
+        How the field is decided.
     views
         By which the nowcaster given asks its network, see `NeuralSettings`; None: its own.
     batch_cases
@@ -401,16 +395,7 @@ def calibrate(
     """
     settings = replace(nowcaster.settings, views=views or nowcaster.settings.views)
     window = settings.window
-    if extrapolated_from is not None and not settings.motion_frames:
-        raise ValueError(
-            f"nothing can be left to extrapolation from {extrapolated_from} on: the network "
-            f"{settings.network!r} sees no motion; use one that does, such as lagrangian"
-        )
-    if extrapolated_from not in (None, *settings.head.levels):
-        raise ValueError(
-            f"what is left to extrapolation begins at one of the thresholds {settings.head.levels};"
-            f" received {extrapolated_from}"
-        )
+    decisions.check(settings.network, settings.head.levels, motion=bool(settings.motion_frames))
     leads = pd.TimedeltaIndex([window.step * lead for lead in range(1, window.lead_frames + 1)])
     counts = count(
         NeuralNowcaster(settings, nowcaster.weights),
@@ -430,9 +415,7 @@ def calibrate(
         settings,
         nowcaster.weights,
         sha256=nowcaster.sha256,
-        postprocessing=fit_postprocessing(
-            counts, most_bias=most_bias, extrapolated_from=extrapolated_from
-        ),
+        postprocessing=fit_postprocessing(counts, decisions),
     )
 
 

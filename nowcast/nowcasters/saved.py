@@ -9,13 +9,13 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from nowcast.calibration import Postprocessing
 from nowcast.conventions import Variable
 from nowcast.durable import replacing_folder, sha256
 from nowcast.frames import Window, as_inputs
 from nowcast.networks import build, grid_multiples, sees_motion, settings_of, version_of
 from nowcast.networks.heads import Head
 from nowcast.nowcasters.motions import INPUT_FRAMES as MOTION_FRAMES
+from nowcast.postprocessing import Postprocessing
 from nowcast.rainrate import Transform
 from nowcast.turns import Views
 

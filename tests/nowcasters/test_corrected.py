@@ -8,6 +8,7 @@ import pytest
 
 from nowcast.conventions import check_nowcast
 from nowcast.data.synthetic import synthesise
+from nowcast.decisions import Decisions
 from nowcast.networks.heads import Head
 from nowcast.nowcasters import neural, open_nowcaster
 from nowcast.nowcasters.extrapolation import motion
@@ -326,7 +327,7 @@ def test_a_low_grid_is_cut_along_its_length_alone(corrections, monkeypatch):
 
 def test_heavy_rain_that_was_seldom_seen_can_be_left_to_extrapolation(corrections, small_observed):
     times = small_observed["time"].to_index()[2:16]
-    left = calibrate(corrections, small_observed, base_times=times, extrapolated_from=1.0)
+    left = calibrate(corrections, small_observed, base_times=times, decisions=Decisions(1.2, 1.0))
     plain = NeuralNowcaster(corrections.settings, corrections.weights, corrected=False)
     nowcast = _nowcast(left, small_observed)
     ours, moved = (one["rain_rate"].values for one in (nowcast, _nowcast(plain, small_observed)))
@@ -335,7 +336,36 @@ def test_heavy_rain_that_was_seldom_seen_can_be_left_to_extrapolation(correction
     assert ((ours >= LEVELS[0]) != (moved >= LEVELS[0])).any()
     assert nowcast.attrs["field_rule"].endswith("from 1 on that of extrapolation")
     with pytest.raises(ValueError, match=r"begins at one of the thresholds .* received 3"):
-        calibrate(corrections, small_observed, base_times=times, extrapolated_from=3.0)
+        calibrate(corrections, small_observed, base_times=times, decisions=Decisions(1.2, 3.0))
+
+
+def test_rain_that_would_fade_can_keep_the_area_of_extrapolation(untrained, small_observed):
+    """Its probabilities are made small, so that levels alone would decide for nothing."""
+    times = small_observed["time"].to_index()[2:16]
+    kept = calibrate(
+        untrained, small_observed, base_times=times, decisions=Decisions(keep_area=True)
+    ).postprocessing
+    certain = dataclasses.replace(
+        kept.levels, levels=tuple((1.0,) * len(row) for row in kept.levels.levels)
+    )
+    strict, lenient = (
+        NeuralNowcaster(
+            untrained.settings,
+            untrained.weights,
+            postprocessing=dataclasses.replace(kept, levels=certain, keeps_area=keeps),
+        )
+        for keeps in (False, True)
+    )
+    plain = NeuralNowcaster(untrained.settings, untrained.weights, corrected=False)
+    nowcasts = [_nowcast(one, small_observed) for one in (plain, strict, lenient)]
+    for level in LEVELS:
+        moved, fewer, reached = (
+            (one["rain_rate"] >= level).sum(("y", "x")).values for one in nowcasts
+        )
+        assert (fewer < moved)[moved > 0].all()
+        assert (reached >= moved).all()
+        assert (reached <= 1.1 * moved + 3).all()
+    assert "on no fewer pixels" in nowcasts[2].attrs["field_rule"]
 
 
 def test_lead_times_of_which_nothing_was_observed_are_named(corrections, small_observed, caplog):
