@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from nowcast.networks.sizes import check_fits, check_layers, check_odd
+from nowcast.networks import unet
+from nowcast.networks.sizes import check_fits
 from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
@@ -27,42 +28,23 @@ FAST = 5.0  # pixels per step; motion is seen as a part of it
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(unet.Settings):
     """What the network is made of.
 
     Parameters
     ----------
     filters
         Of the two convolutions at each scale of the U-Net, from the whole grid down.
-    standing
-        Whether there are also corrections that stay where they are, as mountains and clutter do.
     kernel
         Side of the convolutions' kernels, in pixels of their scale; odd.
     dropout
         Part of the features that is left out, in training, at the coarsest scale.
+    standing
+        Whether there are also corrections that stay where they are, as mountains and clutter do.
     """
 
     filters: tuple[int, ...] = (32, 64, 96, 128)
     standing: bool = True
-    kernel: int = 3
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what no network can be made of."""
-        check_layers(filters=self.filters)
-        check_odd(kernel=self.kernel)
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is a part, from 0 to below 1; received {self.dropout}")
-
-    @property
-    def grid_multiple(self) -> int:
-        """Both sides of the grid must be a multiple of this many pixels."""
-        return int(2 ** (len(self.filters) - 1))
-
-    @property
-    def any_grid(self) -> bool:
-        """Whether weights fitted on one grid can be used on another."""
-        return True
 
     @property
     def sees_motion(self) -> bool:

@@ -255,7 +255,7 @@ def test_networks_that_say_nothing_of_heads_have_all_those_of_frames(kind):
         ({"kernel": 4}, "kernel must be odd.*received 4.*try 3 or 5"),
         ({"dropout": 1.0}, "dropout is a part, from 0 to below 1; received 1.0"),
         ({"dropout": -0.1}, "dropout is a part, from 0 to below 1; received -0.1"),
-        ({"levels": 3}, "has no setting levels; it has filters, standing, kernel, dropout"),
+        ({"levels": 3}, "has no setting levels; it has filters, kernel, dropout, standing"),
         ({"kernel": 9, "filters": [4, 4, 4]}, "kernel of 9 cannot fit .*4 x 6; at most 7 does"),
         ({"filters": [4] * 5}, r"multiples of 16 pixels; received \(16, 24\)"),
     ],
