@@ -66,6 +66,7 @@ Start = Annotated[
         "more lead frames, which a lagrangian learns too.",
     ),
 ]
+Summary = Literal["mean", "median"] | None
 Decided = Annotated[Decisions, Parameter(name="*")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
@@ -356,6 +357,7 @@ def verify(
     areas: Path | None = None,
     accumulate: Annotated[bool, Parameter(negative=())] = False,
     members: int | None = None,
+    field: Summary = None,
     out: Path | None = None,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -388,6 +390,8 @@ def verify(
     members
         Also score each network that gives probabilities with so many members drawn from them:
         their spread and ranks, and amounts, which probabilities say nothing of.
+    field
+        Also score each network that gives probabilities with their mean or median as its field.
     out
         File for the scores (netCDF); the report (HTML) and its figures go beside it.
     """
@@ -398,7 +402,9 @@ def verify(
     settings = _config(config, set_)
     tracking = _tracking(work)
     observed = experiments.observations(settings, observations, source=source)
-    compared = experiments.comparables(settings, nowcaster or [], tracking, members=members)
+    compared = experiments.comparables(
+        settings, nowcaster or [], tracking, members=members, summary=field
+    )
     with tracking.run(settings.experiment, "verification") as run:
         with _progress("verify") as progress:
             scores = experiments.compare(
@@ -786,6 +792,7 @@ def issue(
     base_time: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     lead_times: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
     members: int | None = None,
+    field: Summary = None,
     endpoint: str = "",
     out: Path,
     config: Path | None = None,
@@ -809,6 +816,9 @@ def issue(
         In minutes, instead of every step of the nowcaster's or the settings' window.
     members
         How many are drawn from the nowcaster's probabilities, and issued instead of its field.
+    field
+        The mean or the median of the nowcaster's probabilities is issued as its field: the mean
+        for amounts.
     endpoint
         Address that serves the nowcaster, such as http://127.0.0.1:5001; it computes there.
     out
@@ -817,6 +827,7 @@ def issue(
         TOML file of settings.
     """
     from nowcast import experiments, issuing
+    from nowcast.nowcasters.derived import WithSummary
     from nowcast.nowcasters.members import Draw, WithMembers
 
     settings = _config(config, set_)
@@ -825,11 +836,18 @@ def issue(
     leads = _minutes(lead_times)
     if leads is None:
         leads = experiments.lead_times_of(settings, opened, observed)
-    if members is not None and endpoint:
+    if (members is not None or field) and endpoint:
         raise ValueError(
-            "an endpoint answers with its field alone, and members are drawn from probabilities; "
-            "leave --endpoint out, or --members"
+            "an endpoint answers with its field alone, and members, mean and median are of "
+            "probabilities; leave --endpoint out, or --members and --field"
         )
+    if members is not None and field:
+        raise ValueError(
+            f"members are issued in place of the field; received --members {members} and --field "
+            f"{field}; leave one of them out"
+        )
+    if field:
+        opened = WithSummary(opened, field)
     if members is not None:
         opened = WithMembers(opened, Draw(members=members))
     files = issuing.issue(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nowcast.data.labels import LABEL
 from nowcast.decisions import Decisions
 from nowcast.frames import Block, step_of
 from nowcast.nowcasters import Nowcaster
+from nowcast.nowcasters.derived import Derived, Summary, WithSummary
 from nowcast.nowcasters.members import Draw, WithMembers
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.predictors import SequencePredictor
@@ -123,7 +125,12 @@ def nowcasters(config: Config, uris: list[str], tracking: Tracking) -> dict[str,
 
 
 def comparables(
-    config: Config, uris: list[str], tracking: Tracking, *, members: int | None = None
+    config: Config,
+    uris: list[str],
+    tracking: Tracking,
+    *,
+    members: int | None = None,
+    summary: Summary | None = None,
 ) -> dict[str, Comparable]:
     """Open what a verification compares: the settings' baselines first, then the named ones.
 
@@ -140,11 +147,14 @@ def comparables(
     members
         How many are drawn from the probabilities of each network that gives any, which is then
         compared with them as well, as ``NAME, N members``; None: nothing is drawn.
+    summary
+        Of the probabilities of each such network, which is compared with it as its field as well,
+        as ``NAME, mean``; None: with none.
 
     Raises
     ------
     ConfigError
-        If two have one name, or members are to be drawn and no network gives probabilities.
+        If two have one name, or probabilities are needed and no network gives any.
     """
     named: dict[str, Comparable] = {}
     for text in uris:
@@ -154,23 +164,31 @@ def comparables(
         named[name] = open_any(uri, tracking, **_given(config, uri))[0]
     if not _predictors(named, "classes"):
         named = {**nowcasters(config, [], tracking), **named}
-    return named if members is None else _with_members(named, Draw(members=members))
+    derived: dict[str, Callable[[NeuralNowcaster], Nowcaster]] = {}
+    if summary is not None:
+        derived[summary] = partial(WithSummary, summary=summary)
+    if members is not None:
+        derived[f"{members} members"] = partial(WithMembers, draw=Draw(members=members))
+    return _with_derived(named, derived) if derived else named
 
 
-def _with_members(compared: Mapping[str, Comparable], draw: Draw) -> dict[str, Comparable]:
-    """Give what is compared, and after each network with probabilities the same with members."""
-    drawn: dict[str, Comparable] = {}
+def _with_derived(
+    compared: Mapping[str, Comparable],
+    derived: Mapping[str, Callable[[NeuralNowcaster], Nowcaster]],
+) -> dict[str, Comparable]:
+    """Give what is compared, and after each network with probabilities what is derived of them."""
+    found: dict[str, Comparable] = {}
     for name, one in compared.items():
-        drawn[name] = one
+        found[name] = one
         if isinstance(one, NeuralNowcaster) and one.settings.head.kind == "exceedance":
-            drawn[f"{name}, {draw.members} members"] = WithMembers(one, draw)
-    if len(drawn) == len(compared):
+            found |= {f"{name}, {what}": made(one) for what, made in derived.items()}
+    if len(found) == len(compared):
         raise ConfigError(
-            f"members are drawn from probabilities of thresholds, and none of {', '.join(drawn)} "
-            "is a network that gives these; name one that was trained with "
-            "network.head=exceedance, or leave --members out"
+            "members, mean and median are of probabilities of thresholds, and none of "
+            f"{', '.join(found)} is a network that gives these; name one that was trained with "
+            "network.head=exceedance, or leave --members and --field out"
         )
-    return drawn
+    return found
 
 
 def _name_of(text: str) -> tuple[str, str]:
@@ -398,7 +416,8 @@ def report(
 ) -> Path:
     """Write the report of a verification, with animations of the champion's worst cases.
 
-    A network with members drawn is none that could be promoted, and so not the champion.
+    A network with members drawn, or with another field, is none that could be promoted, and so not
+    the champion.
 
     Parameters
     ----------
@@ -418,8 +437,8 @@ def report(
     """
     from nowcast.report import figures_of, write_report
 
-    drawn = [name for name, one in compared.items() if isinstance(one, WithMembers)]
-    name = champion(scores, among=[name for name in compared if name not in drawn])
+    own = [name for name, one in compared.items() if not isinstance(one, Derived)]
+    name = champion(scores, among=own)
     worst = _worst(scores, name, compared[name], observed, figures_of(path))
     return write_report(scores, path, worst=worst, title=f"Verification of {name}")
 

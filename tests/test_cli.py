@@ -255,6 +255,24 @@ def test_issue_gives_members_drawn_from_probabilities(capsys, tmp_path, rain, do
     assert float(drawn["rain_rate"].std("member").max()) > 0.1
 
 
+def test_issue_gives_the_mean_of_probabilities(capsys, tmp_path, rain, doubtful):
+    common = (
+        "issue", "--nowcaster", doubtful, "--observations", rain,
+        "--base-time", "2024-01-01T01:00", "--out",
+    )  # fmt: skip
+    status, printed, complaint = _run(capsys, *common, tmp_path / "mean", "--field", "mean")
+    assert (status, complaint) == (0, "")
+    mean = open_nowcast(printed.split()[0])
+    assert mean.attrs["field_rule"].startswith("mean of probability_of_exceedance")
+    assert mean.attrs["nowcaster"] == "doubtful"
+    low = float(mean["threshold"][0])
+    chance = mean["probability_of_exceedance"].isel(threshold=0)
+    assert bool((mean["rain_rate"] >= low * chance - 1e-5).where(chance.notnull(), True).all())
+    status, line = _refusal(capsys, *common, tmp_path / "both", "--field", "mean", "--members", 3)
+    assert status == 1
+    assert "leave one of them out" in line
+
+
 @pytest.mark.parametrize("name", ["extrapolation", "steps"])
 def test_members_are_not_drawn_where_there_are_no_probabilities(capsys, tmp_path, rain, name):
     common = (
@@ -263,7 +281,7 @@ def test_members_are_not_drawn_where_there_are_no_probabilities(capsys, tmp_path
     )  # fmt: skip
     status, line = _refusal(capsys, *common, 3)
     assert status == 1
-    assert "members are drawn from 'probability_of_exceedance'" in line
+    assert "members, mean and median are of 'probability_of_exceedance'" in line
     assert "network.head='exceedance'" in line
     status, line = _refusal(capsys, *common, 0)
     assert status == 1
@@ -286,7 +304,8 @@ def test_members_are_not_drawn_behind_an_endpoint(capsys, tmp_path, rain, doubtf
 )
 def test_verify_scores_members_beside_the_network(capsys, tmp_path, rain, doubtful, amounts):
     status, printed, complaint = _run(
-        capsys, "verify", "--nowcaster", f"net={doubtful}", "--members", 5, "--observations", rain,
+        capsys, "verify", "--nowcaster", f"net={doubtful}", "--members", 5, "--field", "mean",
+        "--observations", rain,
         "--thresholds", 0.4, "--lead-times", 10, 20, "--out", tmp_path / "scores.nc",
         "--work", tmp_path / "work", "--set", "verification.steps_members=3",
         "--set", "verification.most_cases=3", *(["--accumulate"] if amounts else []),
@@ -297,13 +316,16 @@ def test_verify_scores_members_beside_the_network(capsys, tmp_path, rain, doubtf
         scores.load()
     assert scores["nowcaster"].values.tolist() == [
         "persistence", "extrapolation", "steps", "extrapolation, smooth as net", "net",
-        "net, 5 members",
+        "net, mean", "net, 5 members",
     ]  # fmt: skip
     assert "members" not in scores.attrs["references"]
-    assert scores["sees_future"].values.tolist() == [False] * 6
+    assert scores["sees_future"].values.tolist() == [False] * 7
     ranks = scores["rank_count"].isel(lead_time=0).notnull().sum("rank")
-    assert ranks.values.tolist() == [0, 0, 4, 0, 0, 6]
-    net, drawn = (scores.sel(nowcaster=name) for name in ("net", "net, 5 members"))
+    assert ranks.values.tolist() == [0, 0, 4, 0, 0, 0, 6]
+    net, mean, drawn = (
+        scores.sel(nowcaster=name) for name in ("net", "net, mean", "net, 5 members")
+    )
+    assert (mean["rmse"] != net["rmse"]).all()
     assert (drawn["spread"] > 0).all()
     assert net["spread"].isnull().all()
     # Probabilities are scored as told, members or not; amounts have members alone.
@@ -321,7 +343,7 @@ def test_verify_refuses_members_of_what_gives_no_probabilities(capsys, tmp_path,
     )  # fmt: skip
     assert status == 2
     assert "none of persistence, extrapolation, steps" in line
-    assert "leave --members out" in line
+    assert "leave --members and --field out" in line
 
 
 def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, rain):

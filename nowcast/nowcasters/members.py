@@ -24,7 +24,7 @@ from nowcast.conventions import (
     known_variable,
 )
 from nowcast.frames import check_observed, input_frames, step_of
-from nowcast.nowcasters import Nowcaster
+from nowcast.nowcasters.derived import AS_IS, Derived
 from nowcast.nowcasters.extrapolation import as_optical_flow_sees, motion, quiet
 from nowcast.nowcasters.steps import WET_FROM, pixel_km
 from nowcast.rainrate import Transform
@@ -35,7 +35,6 @@ from nowcast.spectral import weights
 MINUTES_PER_KM = 1.0
 SLOPE = 2.6  # by which power in the plane rises with wavelength: 2.56 and 2.64 on the same frames
 PADDING = 0.5  # of a side, by which the noise, which is periodic, is larger than the grid
-AS_IS = Transform("linear", offset=0.0, top=1.0)
 DRAWN = f"drawn from {EXCEEDANCE} with noise that moves along, seed {{seed}}"
 MOST_PROBABLE = np.nextafter(np.float32(1), np.float32(0))  # below 1, which is sure to be reached
 
@@ -78,7 +77,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class WithMembers:
+class WithMembers(Derived):
     """A nowcaster that gives probabilities of exceedance, with members drawn from them.
 
     Its probabilities stay; instead of its field there are members, see `members_of`.
@@ -91,23 +90,12 @@ class WithMembers:
         How members are drawn.
     """
 
-    nowcaster: Nowcaster
     draw: Draw = field(default_factory=Draw)
 
     @property
     def members(self) -> int:
         """Their number."""
         return self.draw.members
-
-    @property
-    def input_frames(self) -> int:
-        """Number of frames used, up to and with the base time."""
-        return self.nowcaster.input_frames
-
-    @property
-    def step(self) -> pd.Timedelta | None:
-        """Time between the frames used; None is the step of the observations."""
-        return self.nowcaster.step
 
     def nowcast(
         self, observed: xr.Dataset, *, base_times: pd.DatetimeIndex, lead_times: pd.TimedeltaIndex
@@ -120,15 +108,8 @@ class WithMembers:
             If the nowcaster gives no probabilities or has members of its own, a lead time is no
             whole number of steps, or the nowcaster refuses.
         """
-        nowcast = self.nowcaster.nowcast(observed, base_times=base_times, lead_times=lead_times)
-        if EXCEEDANCE not in nowcast or "member" in nowcast.dims:
-            raise ValueError(
-                f"members are drawn from {EXCEEDANCE!r}; {type(self.nowcaster).__name__} gives "
-                f"{sorted(map(str, nowcast))} by {tuple(nowcast.dims)}; "
-                "train a network with network.head='exceedance', or take steps for an ensemble"
-            )
         return members_of(
-            nowcast,
+            self.probable(observed, base_times=base_times, lead_times=lead_times),
             observed,
             input_frames=self.input_frames,
             step=self.step or step_of(observed),
