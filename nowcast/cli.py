@@ -14,7 +14,7 @@ from cyclopts.exceptions import CycloptsError
 
 from nowcast import __version__
 from nowcast.clusters import THREADS
-from nowcast.decisions import Decisions
+from nowcast.decisions import Decisions, Summary
 
 if TYPE_CHECKING:
     from nowcast.config import Config
@@ -66,7 +66,6 @@ Start = Annotated[
         "more lead frames, which a lagrangian learns too.",
     ),
 ]
-Summary = Literal["mean", "median"] | None
 Decided = Annotated[Decisions, Parameter(name="*")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
@@ -357,7 +356,7 @@ def verify(
     areas: Path | None = None,
     accumulate: Annotated[bool, Parameter(negative=())] = False,
     members: int | None = None,
-    field: Summary = None,
+    field: Summary | None = None,
     out: Path | None = None,
     work: Work = DEFAULT_WORK,
     as_json: Json = False,
@@ -792,7 +791,7 @@ def issue(
     base_time: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     lead_times: Annotated[list[int] | None, Parameter(negative=(), consume_multiple=True)] = None,
     members: int | None = None,
-    field: Summary = None,
+    field: Summary | None = None,
     endpoint: str = "",
     out: Path,
     config: Path | None = None,

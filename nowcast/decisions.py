@@ -1,6 +1,9 @@
 """What a user may ask of the field that calibrated probabilities decide."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Summary = Literal["mean", "median"]  # of probabilities, as a field instead of the decided one
 
 
 @dataclass(frozen=True)

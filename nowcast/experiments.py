@@ -14,10 +14,10 @@ from nowcast import nowcasters as known
 from nowcast.config import PERIODIC, Config, ConfigError, VerificationSection, validate
 from nowcast.conventions import VARIABLES, check_observations, known_variable
 from nowcast.data.labels import LABEL
-from nowcast.decisions import Decisions
+from nowcast.decisions import Decisions, Summary
 from nowcast.frames import Block, step_of
 from nowcast.nowcasters import Nowcaster
-from nowcast.nowcasters.derived import Derived, Summary, WithSummary
+from nowcast.nowcasters.derived import Derived, WithSummary
 from nowcast.nowcasters.members import Draw, WithMembers
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.predictors import SequencePredictor

@@ -6,18 +6,18 @@ the smallest absolute error.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from nowcast.conventions import EXCEEDANCE, VARIABLES, check_nowcast, known_variable
+from nowcast.decisions import Summary
 from nowcast.nowcasters import Nowcaster
 from nowcast.postprocessing import field_of
 from nowcast.rainrate import Transform
 
-Summary = Literal["mean", "median"]
 MEDIAN = 0.5
 AS_IS = Transform("linear", offset=0.0, top=1.0)
 
@@ -115,6 +115,11 @@ def summary_of(nowcast: xr.Dataset, summary: Summary) -> xr.Dataset:
         Its probabilities are the same, and it is missing where the field was. The attribute
         ``field_rule`` says what the field is.
 
+    Raises
+    ------
+    ValueError
+        If there is no such summary.
+
     Examples
     --------
     A chance of one half for 1 mm/h and of none for 3: the mean of 0, half of the time, and of what
@@ -134,6 +139,10 @@ def summary_of(nowcast: xr.Dataset, summary: Summary) -> xr.Dataset:
     >>> {of: float(summary_of(nowcast, of)["rain_rate"].max()) for of in ("mean", "median")}
     {'mean': 1.0, 'median': 1.0}
     """
+    if summary not in get_args(Summary):
+        raise ValueError(
+            f"unknown summary {summary!r}; known are {' and '.join(get_args(Summary))}"
+        )
     quantity = known_variable(nowcast)
     chances = nowcast[EXCEEDANCE].transpose("threshold", ...)
     thresholds = nowcast["threshold"].values.astype(np.float64)

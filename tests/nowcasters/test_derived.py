@@ -85,6 +85,11 @@ def test_of_another_quantity_than_rain_nothing_lies_below_the_first_threshold(sm
     np.testing.assert_allclose(found, 282.0)
 
 
+def test_an_unknown_summary_is_refused(probable, small_observed):
+    with pytest.raises(ValueError, match="unknown summary 'mode'; known are mean and median"):
+        _nowcast(WithSummary(probable, "mode"), small_observed)
+
+
 def test_what_gives_no_probabilities_is_refused(small_observed):
     with pytest.raises(ValueError, match=r"Persistence gives .*; train a network"):
         _nowcast(WithSummary(open_nowcaster("persistence"), "mean"), small_observed)
