@@ -47,7 +47,7 @@ proof: $(BACKENDS) ## The long proofs, in over an hour: crashes, hostile files, 
 	@mkdir -p $(PROOF)
 	@failed=; run() { echo "== $$*"; "$$@" || failed="$$failed $$3"; }; \
 	run $(BIN)/python -m pytest -q -m proof; \
-	run $(BIN)/python -m benchmarks.reliability crash --every 3 --out $(PROOF)/crash.json; \
+	run $(BIN)/python -m benchmarks.reliability crash --every 4 --kills 100 --out $(PROOF)/crash.json; \
 	run $(BIN)/python -m benchmarks.reliability corrupt --out $(PROOF)/corrupt.json; \
 	run $(BIN)/python -m benchmarks.reliability feed --out $(PROOF)/feed.json; \
 	run $(BIN)/python -m benchmarks.data --out $(PROOF)/data.json; \
