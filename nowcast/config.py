@@ -167,6 +167,7 @@ class TrainingSection(Section):
     validation_windows: int = Field(0, ge=0)  # evenly among those of the block; 0: all
     batch_size: int = Field(8, ge=1)
     least_lead_frames: int = Field(0, ge=0)  # of a window that must be there; 0: all
+    keep_lead_times: bool = False  # that --from knows, as they are; only more are learnt
     crop_pixels: int = Field(0, ge=0)  # side of the squares trained on; 0: the whole grid
     sampling: Literal["uniform", "wet", "intense"] = "uniform"  # which windows come more often
     augment: bool = False  # flips and, of squares, quarter turns of what is trained on

@@ -490,15 +490,17 @@ def network_of(uri: str, config: Config, tracking: Tracking) -> NeuralNowcaster:
 def continuing(config: Config, nowcaster: NeuralNowcaster) -> Config:
     """Give settings that train on from a nowcaster: its network, scale and window are taken.
 
-    If the settings' window is its own but for more lead frames, it learns these too. It is asked by
-    the views of the settings, or where they tell none and flip and turn, by those it has.
+    If the settings' window is its own but for the lead frames, and they say how many, it has these:
+    more, which it learns, or fewer. It is asked by the views of the settings, or where they tell
+    none and flip and turn, by those it has.
     """
     settings, asked = nowcaster.settings, config.network
     views = settings.views if config.training.augment else 1
     window, head = settings.window, settings.head
     wanted = window_of(config)
-    longer = replace(wanted, lead_frames=window.lead_frames) == window
-    leads = max(window.lead_frames, wanted.lead_frames) if longer else window.lead_frames
+    alike = replace(wanted, lead_frames=window.lead_frames) == window
+    said = alike and "lead_frames" in config.window.model_fields_set
+    leads = wanted.lead_frames if said else window.lead_frames
     taken = {
         "variable": {**vars(settings.variable), "period_hours": config.variable.period_hours},
         "transform": vars(settings.transform),

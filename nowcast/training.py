@@ -32,6 +32,7 @@ from nowcast.networks import (
     for_leads,
     grid_multiples,
     initialise,
+    keep_lead_times,
     load_keras,
     sees_motion,
     settings_of,
@@ -362,8 +363,10 @@ def fit(
     ------
     ValueError
         If the loss does not fit the head, the data hold no window for a block, `start` is of
-        another network, or the training diverges.
+        another network, lead times are to be kept and there are no more, or the training diverges.
     """
+    if config.training.keep_lead_times:
+        _check_more_lead_times(config, start)
     with spread_over(config.training.devices, batch_size=config.training.batch_size):
         return _fit(config, prepared, start, on_epoch, checkpoint, verbose)
 
@@ -425,6 +428,8 @@ def _fit(
             wanted=window.lead_frames,
         )
         network.set_weights(begun)
+        if section.keep_lead_times:
+            keep_lead_times(settings.network, network, known=start.settings.window.lead_frames)
     model.compile(
         optimizer=_optimizer(section),
         steps_per_execution=section.steps_per_execution,
@@ -463,11 +468,10 @@ def _fit(
 def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.ndarray]:
     """Give the weights of a nowcaster, if they mean the same in these settings.
 
-    They may be for fewer lead frames.
+    They may be for another number of lead frames.
     """
-    given, leads = start.settings, settings.window.lead_frames
-    if given.window.lead_frames < leads:
-        given = replace(given, window=replace(given.window, lead_frames=leads))
+    leads = settings.window.lead_frames
+    given = replace(start.settings, window=replace(start.settings.window, lead_frames=leads))
     names = (
         "network",
         "network_version",
@@ -491,6 +495,18 @@ def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.nd
             f"was trained; the observations have {settings.grid}; train anew"
         )
     return start.weights
+
+
+def _check_more_lead_times(config: Config, start: NeuralNowcaster | None) -> None:
+    known = start.settings.window.lead_frames if start else 0
+    wanted = config.window.lead_frames
+    if not known or wanted <= known:
+        begun = f"a nowcaster of {known} lead frames" if known else "nothing"
+        raise ValueError(
+            f"training.keep_lead_times learns lead times beyond those of a nowcaster; received "
+            f"{begun} to go on from, and window.lead_frames={wanted}; give one (--from) and more "
+            "lead frames than it has, or set training.keep_lead_times=false"
+        )
 
 
 def _complete(name: str, settings: NeuralSettings) -> Any:

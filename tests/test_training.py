@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from nowcast.cache import Coding, open_cache
+from nowcast.config import validate
 from nowcast.conventions import RAIN_RATE, REFLECTIVITY
 from nowcast.devices import computing_in, feed, feed_tf_data, on_codes
 from nowcast.experiments import continuing
@@ -766,7 +767,7 @@ def test_weights_of_something_else_are_refused_before_a_training_starts(
         ("head", Head("exceedance", (0.2, 1.0, 6.0))),
         ("variable", REFLECTIVITY),
         ("transform", Transform("log", top=10.0)),
-        ("window", Window(3, 1, pd.Timedelta("10min"))),
+        ("window", Window(2, 2, pd.Timedelta("10min"))),
         ("window", Window(3, 2, pd.Timedelta("5min"))),
         ("channels", 1),
     ],
@@ -784,9 +785,14 @@ def test_weights_fit_whatever_grid_and_with_every_setting_said(begun):
     assert _weights_for(complete, begun) is begun.weights
 
 
-def test_a_longer_window_of_the_same_step_is_what_a_training_goes_on_to(begun, small_config):
+def test_lead_frames_of_the_same_step_are_what_a_training_goes_on_to(begun, small_config):
     longer = small_config.replace([*LAGRANGIAN, "window.lead_frames=4"])
     assert continuing(longer, begun).window.lead_frames == 4
+    shorter = longer.replace(["window.lead_frames=1"])
+    assert continuing(shorter, begun).window.lead_frames == 1
+    said = longer.model_dump(exclude_unset=True)
+    del said["window"]["lead_frames"]
+    assert continuing(validate(said, source="said"), begun).window.lead_frames == 2
     another = longer.replace(["window.step_minutes=5"])  # whose lead frames mean something else
     assert continuing(another, begun).window.lead_frames == begun.settings.window.lead_frames
     window = dataclasses.replace(begun.settings.window, lead_frames=4)
@@ -808,6 +814,38 @@ def test_a_training_goes_on_to_more_lead_frames(begun, small_config, small_obser
     )
     assert found.shape[2] == 4
     np.testing.assert_allclose(found[:, :, :2], before, atol=1e-3)
+
+
+def test_more_lead_times_are_learnt_beside_those_that_are_kept(
+    begun, small_config, small_observed, tmp_path
+):
+    longer = small_config.replace([*LAGRANGIAN, "window.lead_frames=4"])
+    kept = ["training.keep_lead_times=true", "training.steps_per_epoch=2", "training.epochs=1"]
+    config = continuing(longer, begun).replace(kept)
+    nowcaster, model, _ = _watched_fit(config, small_observed, tmp_path, start=begun)
+    for found, before in zip(nowcaster._for_leads(2).weights, begun.weights, strict=True):
+        np.testing.assert_array_equal(found, before)
+    at_first = begun._for_leads(4).weights
+    for found, before in zip(nowcaster.weights[-6:], at_first[-6:], strict=True):
+        changed = (found != before).reshape(-1, 4, found.shape[-1] // 4).any(axis=(0, 2))
+        assert changed.tolist() == [False, False, True, True]
+    learnt = {variable.path.split("/")[-2] for variable in model.trainable_variables}
+    assert learnt == {"surer", "moving", "standing"}
+
+
+@pytest.mark.parametrize("leads", [2, 4])
+def test_lead_times_are_kept_where_there_are_some_and_more(
+    begun, small_config, small_observed, tmp_path, leads
+):
+    config = small_config.replace(
+        [*LAGRANGIAN, f"window.lead_frames={leads}", "training.keep_lead_times=true"]
+    )
+    prepared = prepare(config, small_observed, work=tmp_path)
+    start, told = (begun, "2 lead frames to go on") if leads == 2 else (None, "nothing to go on")
+    with pytest.raises(
+        ValueError, match=rf"received .*{told} from, and window.lead_frames={leads}"
+    ):
+        fit(config, prepared, start=start, verbose=0)
 
 
 def test_weights_of_one_grid_go_on_there_alone(begun):

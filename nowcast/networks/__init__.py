@@ -233,6 +233,21 @@ def for_leads(
     return changed
 
 
+def keep_lead_times(name: str, network: Any, *, known: int) -> None:
+    """Let a network that `takes_leads` learn lead times behind the known ones, and nothing else.
+
+    Parameters
+    ----------
+    name
+        One of `NETWORKS`.
+    network
+        As built, with the weights that it begins from, before it is compiled.
+    known
+        Lead times for which it gives what it gave, to the bit.
+    """
+    import_module(NETWORKS[name]).keep_lead_times(network, known=known)
+
+
 def initialise(name: str, network: Any, settings: dict[str, Any]) -> None:
     """Read what a network is to start from, such as pretrained weights, before it is trained.
 

@@ -13,6 +13,7 @@ Zhang et al. (2023), NowcastNet, a network that corrects what is advected,
 doi:10.1038/s41586-023-06184-4
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from nowcast.networks.tasks import Task
 
 VERSION = 1  # raised whenever weights of the network before would no longer fit or mean the same
 HEADS = ("exceedance",)
+CORRECTIONS = ("surer", "moving", "standing")  # layers, last, whose outputs are by lead time
 FAST = 5.0  # pixels per step; motion is seen as a part of it
 
 
@@ -66,7 +68,8 @@ def for_leads(
     known, wanted
         Lead times that they are for, and that they are to be for.
     """
-    corrections = 2 * (3 if settings.standing else 2)  # kernel and bias of each
+    layers = len(CORRECTIONS) if settings.standing else len(CORRECTIONS) - 1
+    corrections = 2 * layers  # kernel and bias of each
 
     def by_lead(weight: np.ndarray) -> np.ndarray:
         told = weight.reshape(*weight.shape[:-1], known, -1)
@@ -74,6 +77,34 @@ def for_leads(
         return told[..., places, :].reshape(*weight.shape[:-1], -1)
 
     return [*weights[:-corrections], *map(by_lead, weights[-corrections:])]
+
+
+def keep_lead_times(network: Any, *, known: int) -> None:
+    """Let a network learn the corrections of more lead times, and change nothing else.
+
+    What it gives for the known ones, which come first, stays what it is to the bit.
+
+    Parameters
+    ----------
+    network
+        As built, with the weights that it begins from, before it is compiled.
+    known
+        Lead times whose corrections are kept.
+    """
+    from keras import ops
+
+    leads = network.output_shape[1]
+
+    def kept(first: Any) -> Callable[[Any], Any]:
+        return lambda weight: ops.concatenate([first, weight[..., first.shape[-1] :]], axis=-1)
+
+    for layer in network.layers:
+        if layer.name not in CORRECTIONS:
+            layer.trainable = False
+            continue
+        for variable in layer.trainable_variables:
+            weight = ops.convert_to_numpy(variable)
+            variable.constraint = kept(weight[..., : weight.shape[-1] // leads * known])
 
 
 def build(settings: Settings, task: Task) -> Any:
