@@ -139,7 +139,8 @@ def train(
     Trained
         The nowcaster is saved locally even where the tracking server was lost.
     """
-    _check(config, classes_of(observed), grid=(observed.sizes["y"], observed.sizes["x"]))
+    grid = (observed.sizes["y"], observed.sizes["x"])
+    _check(config, classes_of(observed), grid=grid, start=start)
     tracking.connect()  # a server that does not answer is refused before anything is computed
     prepared = prepare(config, observed, work=tracking.work)
     checkpoint = checkpoint_of(config, prepared, work=tracking.work, start=start)
@@ -365,8 +366,7 @@ def fit(
         If the loss does not fit the head, the data hold no window for a block, `start` is of
         another network, lead times are to be kept and there are no more, or the training diverges.
     """
-    if config.training.keep_lead_times:
-        _check_more_lead_times(config, start)
+    _check_more_lead_times(config, start)
     with spread_over(config.training.devices, batch_size=config.training.batch_size):
         return _fit(config, prepared, start, on_epoch, checkpoint, verbose)
 
@@ -498,6 +498,8 @@ def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.nd
 
 
 def _check_more_lead_times(config: Config, start: NeuralNowcaster | None) -> None:
+    if not config.training.keep_lead_times:
+        return
     known = start.settings.window.lead_frames if start else 0
     wanted = config.window.lead_frames
     if not known or wanted <= known:
@@ -544,8 +546,15 @@ def checkpoint_of(
     return Checkpoint(work / "checkpoints", identity)
 
 
-def _check(config: Config, classes: tuple[str, ...], *, grid: tuple[int, int]) -> None:
-    """Refuse settings that do not fit one another or the grid, before anything is read."""
+def _check(
+    config: Config,
+    classes: tuple[str, ...],
+    *,
+    grid: tuple[int, int],
+    start: NeuralNowcaster | None,
+) -> None:
+    """Refuse settings that do not fit one another, the grid or a start, before frames are read."""
+    _check_more_lead_times(config, start)
     settings_of(config.network.name, config.network.settings)
     check_head(config.network.name, head_of(config, classes))
     _loss(config, classes)

@@ -20,6 +20,7 @@ from nowcast.networks.losses import loss_of
 from nowcast.nowcasters.motions import motions_of
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.rainrate import Transform
+from nowcast.tracking import Tracking
 from nowcast.training import (
     _batches,
     _optimizer,
@@ -30,6 +31,7 @@ from nowcast.training import (
     plan_of,
     prepare,
     prepared_of,
+    train,
     window_of,
 )
 
@@ -842,10 +844,12 @@ def test_lead_times_are_kept_where_there_are_some_and_more(
     )
     prepared = prepare(config, small_observed, work=tmp_path)
     start, told = (begun, "2 lead frames to go on") if leads == 2 else (None, "nothing to go on")
-    with pytest.raises(
-        ValueError, match=rf"received .*{told} from, and window.lead_frames={leads}"
-    ):
+    refused = rf"received .*{told} from, and window.lead_frames={leads}"
+    with pytest.raises(ValueError, match=refused):
         fit(config, prepared, start=start, verbose=0)
+    with pytest.raises(ValueError, match=refused):
+        train(config, small_observed, tracking=Tracking(tmp_path / "new"), start=start, verbose=0)
+    assert not (tmp_path / "new").exists()  # told before frames are read
 
 
 def test_weights_of_one_grid_go_on_there_alone(begun):
