@@ -63,7 +63,7 @@ Start = Annotated[
         name="--from",
         help="Nowcaster whose weights the training goes on from, on data of one's own: its name, "
         "folder or model. Its network, scale and window count instead of the settings', but for "
-        "more lead frames, which a lagrangian learns too.",
+        "the number of lead frames: more, which a lagrangian learns too, or fewer.",
     ),
 ]
 Decided = Annotated[Decisions, Parameter(name="*")]
@@ -375,15 +375,17 @@ def verify(
     period
         Only cases in this period, as START/END in UTC.
     split
-        Only cases in this block of the settings: train, validation or test.
+        Only cases in this block of the settings: train, validation or test; several with + between.
     config
         TOML file of settings.
     thresholds
         In the variable's units, instead of the settings'.
     lead_times
         In minutes, instead of every step of the settings' window.
-    points, areas
-        Score what is at the points of a CSV file, or the means over the areas of a GeoJSON file.
+    points
+        Score what is at the points of a CSV file.
+    areas
+        Score the means over the areas of a GeoJSON file.
     accumulate
         Score the rain amount since the base time; thresholds are in mm then.
     members
@@ -608,7 +610,7 @@ def calibrate(
     period
         Only cases in this period, as START/END in UTC.
     split
-        Only cases in this block of the settings: train, validation or test.
+        Only cases in this block of the settings: train, validation or test; several with + between.
     config
         TOML file of settings.
     views
