@@ -24,9 +24,11 @@ import pandas as pd
 import xarray as xr
 
 from nowcast import __version__
+from nowcast.durable import sha256
 from nowcast.nowcasters import Nowcaster
 from nowcast.nowcasters import open_nowcaster as open_local_nowcaster
 from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.nowcasters.saved import MANIFEST
 from nowcast.predictors import SequencePredictor, open_trained
 from nowcast.verification import save_scores
 from nowcast.verification.protocol import commit
@@ -39,6 +41,7 @@ LOGGED = (*DEFINITIONS, "crps", "brier", "effective_resolution", "ssim")  # as m
 SCORES = "scores.nc"  # of a verification, in its run
 METRICS = "metrics.jsonl"  # in the folder of a run
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+MANIFEST_TAG = "manifest_sha256"  # of a version: what its saved files hash to
 ARTIFACT = "nowcaster"  # name of the saved folder inside a logged model
 SERVER_TIMEOUT_SECONDS = 5
 SYSTEM_METRICS_SECONDS = 5
@@ -258,7 +261,11 @@ class Run:
     def _model(
         self, folder: Path, nowcaster: NeuralNowcaster | SequencePredictor, register_as: str
     ) -> str:
-        tags = {"sha256": nowcaster.sha256, "run_id": self.run_id}
+        tags = {
+            "sha256": nowcaster.sha256,
+            MANIFEST_TAG: sha256(folder / MANIFEST),
+            "run_id": self.run_id,
+        }
         with _quiet():
             info = self._mlflow.pyfunc.log_model(
                 name=ARTIFACT,
@@ -641,8 +648,24 @@ def _open_registered(
     found = sorted(folder.rglob("manifest.json"))
     if not found:
         raise TrackingError(f"{exact} holds no nowcaster saved by nowcast; train one with nowcast")
+    registered = _manifest_of(mlflow, exact)
+    if registered not in ("", sha256(found[0])):
+        raise TrackingError(
+            f"{exact} holds another nowcaster than was registered: the hash of its manifest is "
+            f"{sha256(found[0])[:12]}, and the registry has {registered[:12]}; restore the "
+            "artifacts, or train it again"
+        )
     nowcaster = open_trained(found[0].parent)
     return nowcaster, _provenance(exact, version=exact.rsplit("/", 1)[1], digest=nowcaster.sha256)
+
+
+def _manifest_of(mlflow: Any, uri: str) -> str:
+    """Give the hash of the manifest that the registry keeps of a version; "" if it keeps none."""
+    if not uri.startswith("models:/"):
+        return ""
+    name, version = uri.removeprefix("models:/").rsplit("/", 1)
+    tags = mlflow.MlflowClient().get_model_version(name, version).tags
+    return str(tags.get(MANIFEST_TAG, ""))
 
 
 def _provenance(name: str, *, version: str, digest: str) -> dict[str, str]:

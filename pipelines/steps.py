@@ -74,7 +74,9 @@ def issue_newest(
     # An older base time deserves a nowcast as long as that reaches beyond the newest frame.
     useful = whole[whole + lead_times[-1] > times[-1]]
     verdicts = [
-        _passed_over(observed, slot, frames=opened.input_frames, step=step)
+        _issue_from(slot, opened, observed, lead_times, folder, provenance)
+        if nowcast_file(folder, slot).exists()  # by a cycle that ended before its verdict
+        else _passed_over(observed, slot, frames=opened.input_frames, step=step)
         for slot in _unjudged(times, folder)
         if slot not in useful[-1:]
     ]
@@ -193,10 +195,14 @@ def _passed_over(
 
 
 def _unjudged(times: pd.DatetimeIndex, out: Path) -> pd.DatetimeIndex:
-    """Give the newest slot, and all since the last that has a verdict."""
+    """Give the newest slot, all since the last that has a verdict, and what was issued without."""
     judged = sorted(path.stem for path in (out / "verdicts").glob("[0-9]*.json"))
     since = pd.to_datetime(judged[-1], format=SLOT) if judged else times[-1]
-    return times[(times > since) | (times == times[-1])]
+    owed = [
+        nowcast_file(out, time).exists() and _recorded(out, f"{time:{SLOT}}") != FORECAST
+        for time in times
+    ]
+    return times[(times > since) | (times == times[-1]) | owed]
 
 
 def _cases(

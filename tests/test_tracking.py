@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -6,12 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
+from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.tracking import (
     Tracking,
     TrackingError,
@@ -103,6 +106,30 @@ def test_a_registered_nowcaster_is_the_trained_one(trained, small_observed):
         "nowcaster_version": made.uri.rsplit("/", 1)[1],
         "nowcaster_sha256": made.nowcaster.sha256,
     }
+
+
+def test_artifacts_that_were_exchanged_are_refused(trained):
+    """Their own manifest fits; the registry keeps what it was when the model was registered."""
+    tracking, made = trained
+    mlflow = tracking.connect()
+    (manifest,) = Path(mlflow.artifacts.download_artifacts(made.uri)).rglob("manifest.json")
+    saved = manifest.parent
+    assert saved.is_relative_to(tracking.work)
+    before = {name: (saved / name).read_bytes() for name in ("settings.json", "manifest.json")}
+    try:
+        changed = before["settings.json"].replace(b'"provenance": {', b'"provenance": {"by": "x",')
+        assert changed != before["settings.json"]
+        (saved / "settings.json").write_bytes(changed)
+        hashes = json.loads(before["manifest.json"])
+        hashes["settings.json"] = hashlib.sha256(changed).hexdigest()
+        (saved / "manifest.json").write_text(json.dumps(hashes))
+        assert NeuralNowcaster.load(saved).settings.provenance["by"] == "x"
+        with pytest.raises(TrackingError, match="holds another nowcaster than was registered"):
+            open_nowcaster(made.uri, tracking)
+    finally:
+        for name, content in before.items():
+            (saved / name).write_bytes(content)
+    assert open_nowcaster(made.uri, tracking)[0].sha256 == made.nowcaster.sha256
 
 
 def test_an_absent_model_is_named(trained):

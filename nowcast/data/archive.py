@@ -605,6 +605,7 @@ def _partition(archive: Path, source: str) -> str:
 
 def _assemble(archive: Path, name: str, frames: dict[str, np.ndarray]) -> xr.Dataset:
     one = archive / frames["path"][0].decode()
+    framefiles.content(one, frames["sha256"][0].decode())  # the grid of all is taken from it
     with framefiles.LIBRARY, xr.open_dataset(one, engine="netcdf4") as first:
         pattern = select(first.drop_encoding().set_coords([GRID_MAPPING]), name)
         pattern = pattern.drop_vars(["time", "time_bnds"], errors="ignore")
@@ -639,10 +640,11 @@ def _datetimes(seconds: np.ndarray) -> np.ndarray:
 def _lazy(archive: Path, name: str, frames: dict[str, np.ndarray], shape: tuple[int, int]) -> Any:
     import dask.array
 
-    content = np.stack([frames["path"], frames["sha256"]], axis=1)
+    times = frames["time"].astype(np.int64).astype("S")
+    content = np.stack([frames["path"], frames["sha256"], times], axis=1)
     fitting = LARGEST_CHUNK // (shape[0] * shape[1] * np.dtype(np.float32).itemsize)
     size = max(1, min(FRAMES_PER_CHUNK, fitting))
-    rows = dask.array.from_array(content, chunks=(size, 2))
+    rows = dask.array.from_array(content, chunks=(size, 3))
     return rows.map_blocks(
         _read_block,
         archive=str(archive),
@@ -657,9 +659,9 @@ def _lazy(archive: Path, name: str, frames: dict[str, np.ndarray], shape: tuple[
 
 def _read_block(rows: Any, *, archive: str, variable: str, shape: tuple[int, int]) -> Any:
     block = np.empty((len(rows), *shape), np.float32)
-    for position, (path, sha256) in enumerate(rows):
-        at = Path(archive, path.decode())
-        block[position] = framefiles.values(at, sha256.decode(), variable)
+    for position, (path, sha256, at) in enumerate(rows):
+        frame = Path(archive, path.decode())
+        block[position] = framefiles.values(frame, sha256.decode(), variable, time=int(at))
     return block
 
 

@@ -87,8 +87,34 @@ def write(observed: xr.Dataset, frame: Frame, archive: Path) -> Frame:
     return _with_disk(frame, path, archive)
 
 
-def values(path: Path, sha256: str, variable: str) -> Any:
-    """Give the values of a frame, once its bytes are known to be those written.
+def content(path: Path, sha256: str) -> bytes:
+    """Give the bytes of a frame's file, once they are known to be those written.
+
+    Raises
+    ------
+    ValueError
+        If the file is gone or changed.
+    """
+    if not path.exists():
+        raise ValueError(f"the frame {path} is gone; restore it, or run nowcast fsck")
+    found = path.read_bytes()
+    if hashlib.sha256(found).hexdigest() != sha256:
+        raise ValueError(
+            f"the frame {path} is damaged: its bytes are not those written; restore it, or run "
+            "nowcast fsck and ingest its file again"
+        )
+    return found
+
+
+def values(path: Path, sha256: str, variable: str, *, time: int) -> Any:
+    """Give the values of a frame, once file and index are known to be those written.
+
+    Parameters
+    ----------
+    path, sha256, time
+        As the index has them; the time in seconds since 1970.
+    variable
+        Its name.
 
     Returns
     -------
@@ -98,19 +124,19 @@ def values(path: Path, sha256: str, variable: str) -> Any:
     Raises
     ------
     ValueError
-        If the file is gone or changed.
+        If the file is gone or changed, or is of another time.
     """
     import h5py
 
-    if not path.exists():
-        raise ValueError(f"the frame {path} is gone; restore it, or run nowcast fsck")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError(
-            f"the frame {path} is damaged: its bytes are not those written; restore it, or run "
-            "nowcast fsck and ingest its file again"
-        )
-    with h5py.File(io.BytesIO(content), "r") as file:
+    with h5py.File(io.BytesIO(content(path, sha256)), "r") as file:
+        found = int(np.ravel(file["time"])[0])
+        if found != time:
+            told, own = (datetime.datetime.fromtimestamp(at, datetime.UTC) for at in (time, found))
+            raise ValueError(
+                f"the index of the archive is damaged: it says that the frame {path} is of "
+                f"{told:%Y-%m-%dT%H:%M:%SZ}, and its file that it is of {own:%Y-%m-%dT%H:%M:%SZ}; "
+                "run nowcast fsck, which makes the index anew"
+            )
         return file[variable][0]
 
 
@@ -124,20 +150,20 @@ def described(path: Path, archive: Path) -> Frame:
     """
     import h5py
 
-    content = path.read_bytes()
+    found = path.read_bytes()
     try:
-        with h5py.File(io.BytesIO(content), "r") as file:
+        with h5py.File(io.BytesIO(found), "r") as file:
             frame = Frame.of(json.loads(_text(file.attrs[MARK])))
             field, same_grid = file[frame.variable][0], grid_id(_grid(file)) == frame.grid_id
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"the frame {path} is damaged: {first_line(error)}") from error
     variable = VARIABLES.get(frame.variable, Variable(frame.variable, "", "", "", -np.inf, np.inf))
-    found = frame_statistics(field, variable).values_sha256
-    if found != frame.statistics.values_sha256 or not same_grid:
+    values_sha256 = frame_statistics(field, variable).values_sha256
+    if values_sha256 != frame.statistics.values_sha256 or not same_grid:
         raise ValueError(f"the frame {path} is damaged: its values or grid are not those written")
     if path_of(frame) != path.relative_to(archive).as_posix():
         raise ValueError(f"the frame {path} says that it belongs at {path_of(frame)}")
-    return _with_disk(frame, path, archive, sha256=hashlib.sha256(content).hexdigest())
+    return _with_disk(frame, path, archive, sha256=hashlib.sha256(found).hexdigest())
 
 
 def _grid(file: Any) -> xr.Dataset:

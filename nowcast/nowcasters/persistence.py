@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from nowcast.conventions import Variable, build_nowcast, check_nowcast, known_variable
-from nowcast.frames import input_frames
+from nowcast.frames import check_observed, input_frames
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class Persistence:
         """Give the last frame of each base time at every lead time; see `Nowcaster`."""
         variable = self.variable or known_variable(observed)
         step = self.step or pd.Timedelta(0)
-        frames = [
-            input_frames(observed, base_time=base_time, frames=1, step=step)[variable.name].values
+        windows = [
+            input_frames(observed, base_time=base_time, frames=1, step=step)
             for base_time in base_times
         ]
+        frames = [check_observed(one, variable.name)[variable.name].values for one in windows]
         values = np.repeat(np.stack(frames), len(lead_times), axis=1)
         return check_nowcast(
             build_nowcast(

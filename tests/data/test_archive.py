@@ -218,6 +218,31 @@ def test_a_damaged_frame_is_named_when_it_is_read(files, archive):
         observed["rain_rate"].load()
 
 
+def test_the_grid_is_not_taken_from_a_damaged_frame(files, archive):
+    """The first frame's is that of all, whichever are read."""
+    ingest(files, archive)
+    path = min(archive.rglob("*.nc"))
+    grid = open_archive(archive)["y"].values.astype("<f8")
+    content = path.read_bytes()
+    assert content.count(grid.tobytes()) == 1
+    path.write_bytes(content.replace(grid.tobytes(), (grid + 5e5).tobytes()))
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged"):
+        open_archive(archive)
+
+
+def test_a_frame_is_not_taken_for_another_time(files, archive):
+    ingest(files, archive)
+    with sqlite3.connect(archive / "index.sqlite") as index:
+        index.execute(
+            "UPDATE frames SET time = time + 60 WHERE time = (SELECT MAX(time) FROM frames)"
+        )
+    index.close()
+    with pytest.raises(ValueError, match=r"says that the frame .* is of .*; run nowcast fsck"):
+        open_archive(archive)["rain_rate"].load()
+    assert fsck(archive).frames == 6
+    open_archive(archive)["rain_rate"].load()
+
+
 def test_bad_files_go_to_quarantine_and_never_stop_the_rest(files, archive, tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("it rained")

@@ -95,12 +95,15 @@ def test_dry_frames_never_break_extrapolation(observed, dry):
         assert np.nanmax(values) == 0
 
 
-@pytest.mark.parametrize("missing", [2, 3, 4])
-def test_a_frame_in_which_nothing_was_observed_is_refused(observed, missing):
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("extrapolation", 2), ("extrapolation", 3), ("extrapolation", 4), ("persistence", 4)],
+)
+def test_a_frame_in_which_nothing_was_observed_is_refused(observed, name, missing):
     frames = observed.copy(deep=True)
     frames["rain_rate"][missing] = np.nan
     with pytest.raises(ValueError, match="no pixel was observed at"):
-        open_nowcaster("extrapolation").nowcast(
+        open_nowcaster(name).nowcast(
             frames, base_times=frames["time"].to_index()[4:5], lead_times=LEADS
         )
 

@@ -252,6 +252,26 @@ def test_what_a_crash_left_out_is_made_and_the_issued_file_stays(cycle, first, b
     assert begun.hashes()[netcdf] == before[netcdf]
 
 
+@pytest.mark.parametrize("recorded", [None, "refused:late: of an older cycle"])
+def test_what_was_issued_before_a_crash_stays_issued_though_a_newer_frame_came(
+    cycle, first, begun, recorded
+):
+    files = first[1]["files"]
+    netcdf = str(begun.out / files[0])
+    before = begun.hashes()[netcdf]
+    verdict = begun.out / "verdicts" / "20240101T0020Z.json"
+    verdict.unlink()
+    if recorded:
+        verdict.write_text(json.dumps({**first[1], "verdict": recorded}))
+    (begun.out / files[1]).unlink()
+    begun.deliver(3)
+    assert cycle(**begun.parameters)["slot"] == "20240101T0030Z"
+    assert begun.verdict("20240101T0020Z")["verdict"] == "forecast"
+    assert begun.verdict("20240101T0030Z")["verdict"] == "forecast"
+    assert (begun.out / files[1]).stat().st_size
+    assert begun.hashes()[netcdf] == before
+
+
 def test_a_cycle_leaves_at_once_while_another_runs(cycle, place):
     place.deliver(0, 1, 2)
     place.out.mkdir()
