@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FAILURE, USAGE = 1, 2  # exit status
 DEFAULT_WORK = Path("nowcast-work")
+MOST_MINUTES = 14_400  # of a lead time: ten days
 
 app = App(
     name="nowcast",
@@ -400,8 +401,10 @@ def verify(
     from nowcast.tables import plain, table
     from nowcast.verification import save_scores
 
+    _check_scores_file(out)
     settings = _config(config, set_)
     tracking = _tracking(work)
+    leads = _minutes(lead_times)
     observed = experiments.observations(settings, observations, source=source)
     compared = experiments.comparables(
         settings, nowcaster or [], tracking, members=members, summary=field
@@ -414,7 +417,7 @@ def verify(
                 observed,
                 block=experiments.block(settings, observed, period=period, split=split),
                 split=split,
-                lead_times=_minutes(lead_times),
+                lead_times=leads,
                 thresholds=tuple(thresholds or ()),
                 view=experiments.view(observed, points, areas, accumulate=accumulate),
                 progress=progress,
@@ -460,6 +463,7 @@ def compare(
     from nowcast.tracking import open_scores
     from nowcast.verification import combine, save_scores
 
+    _check_scores_file(out)
     tracking = _tracking(work)
     scores = combine({run: open_scores(run, tracking) for run in runs})
     if out:
@@ -604,7 +608,7 @@ def calibrate(
     nowcaster
         Folder or model of the registry.
     out
-        Folder of the calibrated nowcaster, replaced if it is there.
+        Folder of the calibrated nowcaster, replaced if there is one.
     observations
         Archive, NetCDF/Zarr path or radar files instead of the settings' data.observations.
     period
@@ -618,7 +622,9 @@ def calibrate(
         8 (and quarter turns). By default as the nowcaster is.
     """
     from nowcast import experiments
+    from nowcast.nowcasters.saved import check_replaceable
 
+    check_replaceable(out)
     settings = _config(config, set_)
     observed = experiments.observations(settings, observations, source=source)
     block = experiments.block(settings, observed, period=period, split=split)
@@ -662,14 +668,16 @@ def retrain(
     config
         TOML file of settings, with the head exceedance.
     out
-        Folder of the nowcaster, replaced if it is there.
+        Folder of the nowcaster, replaced if there is one.
     split
         Blocks of the settings that are calibrated on, with + between.
     """
     from nowcast import experiments
     from nowcast import retraining as retrainings
     from nowcast.clusters import computing
+    from nowcast.nowcasters.saved import check_replaceable
 
+    check_replaceable(out)
     tracking = _tracking(work)
     settings, before = _beginning(config, set_, start, tracking)
     with computing(dask, say=_say):
@@ -720,6 +728,9 @@ def promote(
     from nowcast import tracking as registry
 
     settings = _config(config, set_)
+    registry.check_lead_times(
+        settings.window.lead_times, first_lead_minutes=settings.promotion.first_lead_minutes
+    )
     tracking = _tracking(work)
     name = settings.promotion.model_name
     candidates = [registry.resolve(one, tracking) for one in candidate or ()]
@@ -728,6 +739,7 @@ def promote(
         raise registry.TrackingError(
             f"the registry has no version of {name!r}; train one with `nowcast train`"
         )
+    registry.check_candidates(candidates, model_name=name)
     observed = experiments.observations(settings, observations, source=source)
     compared = experiments.nowcasters(settings, candidates, tracking)
     block = experiments.block(settings, observed, split="test")
@@ -831,10 +843,9 @@ def issue(
     from nowcast.nowcasters.derived import WithSummary
     from nowcast.nowcasters.members import Draw, WithMembers
 
-    settings = _config(config, set_)
+    settings, leads = _config(config, set_), _minutes(lead_times)
     observed = experiments.observations(settings, observations, source=source)
     opened, provenance = experiments.opened(settings, nowcaster, _tracking(work), endpoint=endpoint)
-    leads = _minutes(lead_times)
     if leads is None:
         leads = experiments.lead_times_of(settings, opened, observed)
     if (members is not None or field) and endpoint:
@@ -1061,7 +1072,28 @@ def _beginning(
 def _minutes(values: list[int] | None) -> Any:
     import pandas as pd
 
-    return pd.to_timedelta(sorted(set(values)), unit="min") if values else None
+    from nowcast.config import ConfigError
+
+    if not values:
+        return None
+    minutes = sorted(set(values))
+    if minutes[0] < 1 or minutes[-1] > MOST_MINUTES:
+        wrong = ", ".join(str(one) for one in minutes if not 1 <= one <= MOST_MINUTES)
+        raise ConfigError(
+            f"lead times are whole minutes, from 1 to {MOST_MINUTES} (ten days); received {wrong}"
+        )
+    return pd.to_timedelta(minutes, unit="min")
+
+
+def _check_scores_file(out: Path | None) -> None:
+    from nowcast.config import ConfigError
+
+    if out and (out.suffix != ".nc" or out.is_dir()):
+        there = " and is a folder" if out.is_dir() else ""
+        raise ConfigError(
+            f"scores are written as netCDF, the report beside them as HTML; received {out}{there}; "
+            "give a file that ends in .nc"
+        )
 
 
 def _ui(tracking: "Tracking") -> str:

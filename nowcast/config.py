@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -39,21 +40,43 @@ class Section(BaseModel):
 
 
 class VariableSection(Section):
-    """What is forecast. For a quantity that nowcast does not know, give every field."""
+    """What is forecast. For a quantity that nowcast does not know, give every field.
+
+    Only its standard name and its cycle may be left out: then it has none.
+    """
 
     name: str = "rain_rate"
     units: str = "mm h-1"
     long_name: str = "rain rate"
     standard_name: str = "rainfall_rate"
-    valid_min: float = 0.0
-    valid_max: float = 1000.0
+    valid_min: float = Field(0.0, allow_inf_nan=False)
+    valid_max: float = Field(1000.0, allow_inf_nan=False)
     period_hours: float = Field(0.0, ge=0)  # of its cycle, 24 for a daily one; 0: it has none
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:
-        known = VARIABLES.get(given.get("name", "")) if isinstance(given, dict) else None
-        return {**vars(known), **given} if known else given
+        name = given.get("name") if isinstance(given, dict) else None
+        if not isinstance(name, str):
+            return given
+        known = VARIABLES.get(name)
+        return {**(vars(known) if known else {"standard_name": ""}), **given}
+
+    @model_validator(mode="after")
+    def _is_said(self) -> "VariableSection":
+        needed = ("units", "long_name", "valid_min", "valid_max")
+        absent = [field for field in needed if field not in self.model_fields_set]
+        if self.name not in VARIABLES and absent:
+            raise ValueError(
+                f"of {self.name!r} {' and '.join(absent)} must be given too, since only "
+                f"{' and '.join(VARIABLES)} are known by name"
+            )
+        if self.valid_min >= self.valid_max:
+            raise ValueError(
+                f"valid_min must lie below valid_max; received {self.valid_min} and "
+                f"{self.valid_max} {self.units}"
+            )
+        return self
 
     @property
     def variable(self) -> Variable:
@@ -70,9 +93,23 @@ class TransformSection(Section):
     """The scale on which networks see the variable; see `nowcast.rainrate.Transform`."""
 
     name: Literal["log", "linear"] = "log"
-    offset: float = 0.0
-    reference: float = 0.5  # physical units
-    top: float = 3.0  # physical units
+    offset: float = Field(0.0, allow_inf_nan=False)  # physical units
+    reference: float = Field(0.5, allow_inf_nan=False)  # physical units; above 0 for log
+    top: float = Field(3.0, allow_inf_nan=False)  # physical units; above the offset
+
+    @model_validator(mode="after")
+    def _rises(self) -> "TransformSection":
+        if self.name == "log" and self.reference <= 0:
+            raise ValueError(
+                f'reference must be above 0 where name="log"; received {self.reference}; set it '
+                'to where the scale turns logarithmic, or name="linear"'
+            )
+        if self.top <= self.offset:
+            raise ValueError(
+                f"top, which becomes 1, must be above offset, which becomes 0; received "
+                f"top={self.top} and offset={self.offset}"
+            )
+        return self
 
     @property
     def transform(self) -> Transform:
@@ -258,6 +295,23 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _networks_see_the_valid_range(self) -> "Config":
+        variable, scale = self.variable, self.transform
+        ends = {"valid_min": variable.valid_min, "valid_max": variable.valid_max}
+        with np.errstate(all="ignore"):
+            scaled = scale.transform.forward(np.array(list(ends.values()), np.float32))
+        for (end, value), seen in zip(ends.items(), scaled, strict=True):
+            if not np.isfinite(seen):
+                raise ValueError(
+                    f"variable.{end}={value} {variable.units} of {variable.name!r} is {seen} on "
+                    f'the scale of transform.name="{scale.name}", transform.offset={scale.offset}, '
+                    f"transform.reference={scale.reference} and transform.top={scale.top}, and "
+                    f'no network would learn from it; set transform.name="linear", or '
+                    f"transform.offset={ends['valid_min']} or less, or a narrower valid range"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sequences_are_of_the_whole_grid(self) -> "Config":
         network, training = self.network, self.training
         if network.points and network.head != "series":
@@ -316,13 +370,25 @@ class Config(Section):
         ConfigError
             If a name is unknown or a value does not fit.
         """
-        content = self.model_dump(exclude_unset=True)
+        content = self._said()
         for setting in settings:
             path, equals, value = setting.partition("=")
             if not equals:
                 raise ConfigError(f"{setting!r} is no setting; write section.field=value")
             _put(content, path.strip().split("."), _parse(value.strip()))
         return validate(content, source="--set")
+
+    def _said(self) -> dict[str, Any]:
+        """Give what was set, without what the name of a known variable brings."""
+        content = self.model_dump(exclude_unset=True)
+        known = VARIABLES.get(self.variable.name)
+        if known and "variable" in content:
+            brought = {**vars(known), "name": ""}.items()  # the name itself stays
+            own = content["variable"].items()
+            content["variable"] = {
+                field: value for field, value in own if (field, value) not in brought
+            }
+        return content
 
 
 class ConfigError(ValueError):

@@ -167,6 +167,11 @@ def check_nowcast(nowcast: xr.Dataset, variable: Variable | None = None) -> xr.D
         )
     if not (np.diff(nowcast["lead_time"]) > np.timedelta64(0)).all():
         raise ValueError("lead_time must be strictly increasing")
+    if nowcast.sizes["lead_time"] and nowcast["lead_time"].values[0] <= np.timedelta64(0):
+        first = pd.Timedelta(nowcast["lead_time"].values[0])
+        raise ValueError(
+            f"a nowcast is of times after its base time; received a lead time of {first}"
+        )
     expected = nowcast["base_time"] + nowcast["lead_time"]
     if "valid_time" not in nowcast.coords or not (nowcast["valid_time"] == expected).all():
         raise ValueError("valid_time(base_time, lead_time) must be there: base_time + lead_time")

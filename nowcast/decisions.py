@@ -27,6 +27,11 @@ class Decisions:
     extrapolate_from: float | None = None
     keep_area: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a bias with which nothing could be forecast."""
+        if not self.most_bias > 0:
+            raise ValueError(f"most_bias must be above 0; received {self.most_bias:g}")
+
     def check(self, network: str, thresholds: tuple[float, ...], *, motion: bool) -> None:
         """Refuse what a network cannot give.
 

@@ -9,22 +9,19 @@ import pandas as pd
 import xarray as xr
 
 from nowcast import experiments
-from nowcast.config import Config
+from nowcast.config import Config, ConfigError
 from nowcast.frames import base_times
 from nowcast.issuing import issue
 from nowcast.serving import endpoint
-from nowcast.tracking import Decision, Tracking, promote
+from nowcast.tracking import Decision, Tracking, check_lead_times, promote
 from nowcast.training import Trained, train, window_of
 from nowcast.verification import save_scores
 
 # What each network can learn in a minute or two; the limits keep the demo short on a slow machine.
+# Settings of the training that the user gives win.
 NETWORKS = {
-    "cnn_lstm": [
-        "training.epochs=2",
-        "training.learning_rate=1e-3",
-        "training.minutes=1.0",
-    ],
-    "convlstm": ["training.epochs=3", "training.minutes=2.5"],
+    "cnn_lstm": {"epochs": 2, "learning_rate": 1e-3, "minutes": 1.0},
+    "convlstm": {"epochs": 3, "minutes": 2.5},
 }
 
 
@@ -72,7 +69,26 @@ def demonstrate(
         Told what happens next.
     verbose
         Of the training: 0 silent, 1 progress bar, 2 a line per epoch.
+
+    Raises
+    ------
+    ConfigError
+        If the settings name observations or a network.
+    ValueError
+        If no lead time is as long as those that promotion averages.
     """
+    if (
+        config.data.observations != experiments.SYNTHETIC
+        or "name" in config.network.model_fields_set
+    ):
+        raise ConfigError(
+            "the demo makes synthetic rain and trains the networks "
+            f"{' and '.join(NETWORKS)}; leave data.observations and network.name out, or use "
+            "`nowcast train`"
+        )
+    check_lead_times(
+        config.window.lead_times, first_lead_minutes=config.promotion.first_lead_minutes
+    )
     started = time.monotonic()
     out = tracking.work / "demo"
     say(f"1/7 observations: {config.synthetic.events} events of synthetic rain")
@@ -80,7 +96,11 @@ def demonstrate(
     trained = {}
     for position, (name, settings) in enumerate(NETWORKS.items(), start=2):
         say(f"{position}/7 training {name}")
-        own = config.replace([f"network.name={name}", *settings])
+        said = config.training.model_fields_set
+        own = config.replace(
+            [f"network.name={name}"]
+            + [f"training.{key}={value}" for key, value in settings.items() if key not in said]
+        )
         one = train(own, observed, tracking=tracking, verbose=verbose)
         trained[one.uri] = one
     say(f"4/7 verifying both beside {' and '.join(config.baselines)} on the test block")

@@ -1,5 +1,6 @@
 """What an experiment's settings mean in observations, nowcasters and cases: used by every verb."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -42,6 +43,7 @@ SYNTHETIC = "synthetic"
 STEPS, SMOOTHED = "steps", "smoothed"  # references of a verification
 MATCHED_CASES = 16  # on which a smoothed extrapolation is made as smooth as a network
 MOST_VALUES = 250_000_000  # of all fields of a batch together, 1 GB; a single case may have more
+_LOG = logging.getLogger(__name__)
 
 Comparable = Nowcaster | SequencePredictor
 
@@ -216,6 +218,10 @@ def _given(config: Config, name: str) -> dict[str, Any]:
     return settings.get(name, cycle_of(config, name))
 
 
+def _says_step(config: Config) -> bool:
+    return "step_minutes" in config.window.model_fields_set
+
+
 def cycle_of(config: Config, name: str) -> dict[str, Any]:
     """Give the settings of the periodic nowcaster: the variable's cycle; none for any other.
 
@@ -354,17 +360,24 @@ def _smoothed(
     wet: pd.DatetimeIndex,
     lead_times: pd.TimedeltaIndex,
 ) -> dict[str, Nowcaster]:
-    """Give, for each network of rain, extrapolation as smooth as its nowcasts are, if it rains."""
+    """Give, for each network of rain, extrapolation as smooth as its nowcasts are.
+
+    Where no width can be found, such as where it does not rain, there is none, and that is logged.
+    """
     from nowcast.nowcasters.extrapolation import Extrapolation
-    from nowcast.nowcasters.smoothed import matched
+    from nowcast.nowcasters.smoothed import UnmatchedError, matched
 
     networks = {
         name: one
         for name, one in compared.items()
         if isinstance(one, NeuralNowcaster | EndpointNowcaster)
     }
-    wanted = SMOOTHED in config.verification.references and len(wet) and networks
+    wanted = SMOOTHED in config.verification.references and networks
     if not wanted or known_variable(observed).name not in VARIABLES:
+        return {}
+    told = "no smoothed extrapolation is compared with %s: %s"
+    if not len(wet):
+        _LOG.warning(told, ", ".join(networks), "at no base time does a pixel reach a threshold")
         return {}
     places = np.unique(np.linspace(0, len(wet) - 1, MATCHED_CASES).round().astype(int))
     extrapolation = Extrapolation(**_given(config, "extrapolation"))
@@ -376,17 +389,20 @@ def _smoothed(
         batch_cases=config.verification.batch_cases,
     )
     some = pd.DatetimeIndex([base_time for _, times in seen for base_time in times])
-    return {
-        f"extrapolation, smooth as {name}": matched(
-            one,
-            observed,
-            base_times=some,
-            lead_times=lead_times,
-            like=name,
-            extrapolation=extrapolation,
-        )
-        for name, one in networks.items()
-    }
+    found: dict[str, Nowcaster] = {}
+    for name, one in networks.items():
+        try:
+            found[f"extrapolation, smooth as {name}"] = matched(
+                one,
+                observed,
+                base_times=some,
+                lead_times=lead_times,
+                like=name,
+                extrapolation=extrapolation,
+            )
+        except UnmatchedError as reason:
+            _LOG.warning(told, name, reason)
+    return found
 
 
 def view(
@@ -655,7 +671,8 @@ def opened(
     Parameters
     ----------
     config
-        Of the experiment: it knows the variable's cycle.
+        Of the experiment: it knows the variable's cycle, and how nowcasters without weights see
+        frames; if it does not say their step, it is that of the observations.
     uri
         Name, folder or model of the registry.
     tracking
@@ -663,7 +680,9 @@ def opened(
     endpoint
         Address that serves it, if it shall compute there.
     """
-    given = _given(config, uri) if uri == "pretrained" else cycle_of(config, uri)
+    given = _given(config, uri)
+    if uri != PERIODIC and not _says_step(config):
+        given.pop("step", None)  # the observations' own
     nowcaster, provenance = open_nowcaster(uri, tracking, **given)
     if not endpoint:
         return nowcaster, provenance
@@ -694,10 +713,13 @@ def times(observed: xr.Dataset, texts: list[str]) -> pd.DatetimeIndex:
 
 
 def lead_times_of(config: Config, nowcaster: Nowcaster, observed: xr.Dataset) -> pd.TimedeltaIndex:
-    """Give every lead time of a network, or the settings' number of the observations' steps."""
+    """Give every lead time of a network; of others, the settings' number of steps.
+
+    A step is that of the settings, if they say one, else that of the observations.
+    """
     if isinstance(nowcaster, NeuralNowcaster | EndpointNowcaster):
         window = nowcaster.settings.window
         frames, step = window.lead_frames, window.step
     else:
-        frames, step = config.window.lead_frames, step_of(observed)
+        frames, step = config.window.lead_frames, nowcaster.step or step_of(observed)
     return pd.TimedeltaIndex([step * lead for lead in range(1, frames + 1)])

@@ -228,7 +228,8 @@ def levels_keeping(
     Parameters
     ----------
     field : (..., y, x)
-        What is NaN there or among the probabilities does not count.
+        What is NaN there or among the probabilities does not count. It reaches what it does as
+        32-bit floats.
     probabilities : (threshold, ..., y, x)
         NaN where missing.
     levels
@@ -260,11 +261,17 @@ def levels_keeping(
     for at, *case in np.ndindex(*probabilities.shape[:-2]):
         known = seen[tuple(case)]
         chances = probabilities[(at, *case)][known]
-        needed = np.count_nonzero(field[tuple(case)][known] >= thresholds[at])
+        needed = np.count_nonzero(_reaches(field[tuple(case)][known], thresholds[at]))
         if np.count_nonzero(chances >= lowered[(at, *case)]) < needed:
             last = len(chances) - needed
             lowered[(at, *case)] = max(np.partition(chances, last)[last], least)
     return lowered
+
+
+def _reaches(field: np.ndarray, threshold: float) -> np.ndarray:
+    """Tell where a field does, as it is issued: as 32-bit floats, of which 0.7 reaches 0.7."""
+    reached: np.ndarray = field.astype(np.float32, copy=False) >= np.float32(threshold)
+    return reached
 
 
 def _at(values: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -342,7 +349,7 @@ class Postprocessing:
         probabilities : (..., threshold, lead_time, y, x)
             Calibrated; NaN where missing.
         extrapolated : (..., lead_time, y, x)
-            The extrapolation, NaN where missing.
+            The extrapolation, NaN where missing; it reaches what it does as 32-bit floats.
         transform, lowest
             See `field_of`.
         """
@@ -352,7 +359,7 @@ class Postprocessing:
             return field
         place = self.calibration.thresholds.index(self.extrapolated_from)
         lighter = np.minimum(field, _below(self.calibration.thresholds)[place])
-        heavy = extrapolated >= self.extrapolated_from
+        heavy = _reaches(extrapolated, self.extrapolated_from)
         merged: np.ndarray = np.where(heavy, extrapolated, lighter)
         return merged
 

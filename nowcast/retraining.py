@@ -17,8 +17,9 @@ from nowcast.decisions import Decisions
 from nowcast.durable import replacing
 from nowcast.networks import sees_motion, settings_of
 from nowcast.nowcasters.neural import NeuralNowcaster
+from nowcast.nowcasters.saved import check_replaceable
 from nowcast.tracking import Tracking
-from nowcast.training import checkpoint_of, prepare, train
+from nowcast.training import check_trainable, checkpoint_of, prepare, train
 
 HELD_OUT = "validation+test"  # blocks of the settings; the weights have seen neither
 _LOG = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def retrain(
     tracking
         Where runs and models go.
     out
-        Folder of the nowcaster, replaced if it is there.
+        Folder of the nowcaster, replaced if there is one.
     split
         Block or blocks of the settings on which calibration and decision levels are fitted.
     decisions
@@ -80,7 +81,7 @@ def retrain(
     ConfigError
         If the settings' head gives no probabilities.
     ValueError
-        If the network cannot give what decisions ask for.
+        If the network cannot give what decisions ask for, or something else would be replaced.
     """
     if config.network.head != "exceedance":
         raise ConfigError(
@@ -89,9 +90,11 @@ def retrain(
         )
     network = settings_of(config.network.name, config.network.settings)
     decisions.check(config.network.name, config.network.levels, motion=sees_motion(network))
+    check_replaceable(out)
     if "train" in split.split("+"):
         _LOG.warning("what was trained on is calibrated on too: probabilities will be too sure")
     block = experiments.block(config, observed, split=split)
+    check_trainable(config, observed, start=start)
     prepared = prepare(config, observed, work=tracking.work)
     checkpoint = checkpoint_of(config, prepared, work=tracking.work, start=start)
     done = tracking.work / "retrained" / f"{checkpoint.path.stem}.json"

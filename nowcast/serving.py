@@ -270,6 +270,8 @@ def _check_free(port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
+        except OverflowError as error:
+            raise ServingError(f"a port is from 1 to 65535; received {port}") from error
         except OSError as error:
             raise ServingError(
                 f"port {port} on {HOST} is taken ({error.strerror}); choose another with --port"

@@ -34,7 +34,7 @@ from nowcast.nowcasters import Nowcaster
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.tables import plain
 from nowcast.tracking import METRICS, Run, Tracking, flatten, read_metrics
-from nowcast.training import head_of, train
+from nowcast.training import check_trainable, head_of, train
 from nowcast.verification.protocol import SCORING_VERSION
 
 LOGGER = logging.getLogger(__name__)
@@ -293,7 +293,8 @@ def run(
 
     A study that was killed goes on when the same is asked for again: rows that are there are read,
     a training goes on from its last whole epoch, and all of it in the same MLflow runs. A run that
-    cannot be done, such as one that diverges, stops no other.
+    cannot be done, such as one that diverges, stops no other; one whose settings do not fit the
+    grid or the devices is told before any begins.
 
     Parameters
     ----------
@@ -311,8 +312,11 @@ def run(
     Raises
     ------
     ConfigError
-        If the same study is running already.
+        If a run could not be trained, or the same study is running already.
     """
+    for name, config in study.runs.items():
+        with _told_of(name):
+            check_trainable(config, observed)
     identity = {
         "settings": study.reference.model_dump(mode="json"),
         "split": study.split,

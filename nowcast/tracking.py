@@ -535,12 +535,7 @@ def promote(
     TrackingError
         If there is no candidate with a score, or one used frames after the base time.
     """
-    foreign = [one for one in candidates if not one.startswith(f"models:/{model_name}/")]
-    if foreign:
-        raise TrackingError(
-            f"{', '.join(foreign)} cannot become the champion of {model_name!r}: a candidate is "
-            f"named models:/{model_name}/VERSION"
-        )
+    check_candidates(candidates, model_name=model_name)
     peeking = [one for one in candidates if scores["sees_future"].sel(nowcaster=one)]
     if peeking:
         raise TrackingError(
@@ -572,6 +567,58 @@ def promote(
     return Decision(best, True, best, label, figures, f"{best} beat {margins}")
 
 
+def check_candidates(candidates: list[str], *, model_name: str) -> None:
+    """Refuse candidates that are no versions of a model, before they are verified.
+
+    Parameters
+    ----------
+    candidates
+        ``models:/name/version``.
+    model_name
+        In the registry.
+
+    Raises
+    ------
+    TrackingError
+        With those of another model.
+    """
+    foreign = [one for one in candidates if not one.startswith(f"models:/{model_name}/")]
+    if foreign:
+        raise TrackingError(
+            f"{', '.join(foreign)} cannot become the champion of {model_name!r}: a candidate is "
+            f"named models:/{model_name}/VERSION"
+        )
+
+
+def check_lead_times(lead_times: pd.TimedeltaIndex, *, first_lead_minutes: int) -> None:
+    """Refuse lead times of which none is to be averaged, before anything is verified.
+
+    Parameters
+    ----------
+    lead_times
+        Of the scores.
+    first_lead_minutes
+        From which on a score is averaged.
+
+    Raises
+    ------
+    ValueError
+        If all are shorter.
+
+    Examples
+    --------
+    >>> check_lead_times(pd.to_timedelta([10, 20], unit="min"), first_lead_minutes=30)
+    Traceback (most recent call last):
+    ValueError: no lead time is 30 min or longer, and the longest is 20 min; ...
+    """
+    longest = lead_times.max() // pd.Timedelta(minutes=1)
+    if longest < first_lead_minutes:
+        raise ValueError(
+            f"no lead time is {first_lead_minutes} min or longer, and the longest is {longest} "
+            "min; lower promotion.first_lead_minutes, or set more window.lead_frames"
+        )
+
+
 def pooled(
     scores: xr.Dataset, *, score: str, threshold: float, first_lead_minutes: int
 ) -> dict[str, float]:
@@ -579,11 +626,8 @@ def pooled(
     values = scores[score]
     if "threshold" in values.dims:
         values = values.sel(threshold=threshold)
+    check_lead_times(scores["lead_time"].to_index(), first_lead_minutes=first_lead_minutes)
     minutes = scores["lead_time"].values.astype("timedelta64[m]").astype(int)
-    if not (minutes >= first_lead_minutes).any():
-        raise ValueError(
-            f"no lead time is {first_lead_minutes} min or longer; see promotion settings"
-        )
     means = values.isel(lead_time=minutes >= first_lead_minutes).mean("lead_time", skipna=False)
     return {str(name): float(means.sel(nowcaster=name)) for name in scores["nowcaster"].values}
 

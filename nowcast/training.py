@@ -139,8 +139,7 @@ def train(
     Trained
         The nowcaster is saved locally even where the tracking server was lost.
     """
-    grid = (observed.sizes["y"], observed.sizes["x"])
-    _check(config, classes_of(observed), grid=grid, start=start)
+    check_trainable(config, observed, start=start)
     tracking.connect()  # a server that does not answer is refused before anything is computed
     prepared = prepare(config, observed, work=tracking.work)
     checkpoint = checkpoint_of(config, prepared, work=tracking.work, start=start)
@@ -196,6 +195,43 @@ def _pictures(
         lead_times=config.window.lead_times,
     )
     return [panel(observed, nowcast.isel(base_time=[0]), path=folder / "validation.png")]
+
+
+def check_trainable(
+    config: Config, observed: xr.Dataset, *, start: NeuralNowcaster | None = None
+) -> None:
+    """Refuse what cannot be trained as far as settings, grid and devices tell; no frame is read.
+
+    The network is built for it once and let go, which takes about a second.
+
+    Parameters
+    ----------
+    config
+        Of the experiment.
+    observed
+        That keep the convention.
+    start
+        See `train`.
+
+    Raises
+    ------
+    ValueError
+        If settings do not fit one another, the grid or the devices, or there are no more lead
+        times than those to be kept.
+    """
+    classes, grid = classes_of(observed), (observed.sizes["y"], observed.sizes["x"])
+    section = config.training
+    _check_more_lead_times(config, start)
+    settings_of(config.network.name, config.network.settings)
+    check_head(config.network.name, head_of(config, classes))
+    _loss(config, classes)
+    crop = _crop_pixels(config, grid)
+    trained_on = (min(crop or grid[0], grid[0]), min(crop or grid[1], grid[1]))
+    with (
+        spread_over(section.devices, batch_size=section.batch_size),
+        computing_in(section.precision),
+    ):
+        _built(_settings(config, classes, trained_on))
 
 
 def blocks_of(config: Config, observed: xr.Dataset) -> dict[str, Block]:
@@ -381,41 +417,26 @@ def _fit(
 ) -> NeuralNowcaster | SequencePredictor:
     keras = load_keras()
     section, window = config.training, window_of(config)
-    transform, loss = config.transform.transform, _loss(config, prepared.cache.classes)
+    loss = _loss(config, prepared.cache.classes)
     keras.utils.set_random_seed(section.seed)
     training = _batches(config, prepared, "train", seed=section.seed)
     validation = _batches(config, prepared, "validation", seed=None)
-    settings = NeuralSettings(
-        network=config.network.name,
-        network_version=version_of(config.network.name),
-        network_settings=_as_json(settings_of(config.network.name, config.network.settings)),
-        head=head_of(config, prepared.cache.classes),
-        variable=config.variable.variable,
-        transform=transform,
-        window=window,
-        grid=training.grid,
+    settings = replace(
+        _settings(config, prepared.cache.classes, training.grid),
         grid_spacing=prepared.cache.grid_spacing,
         grid_units=prepared.cache.grid_units,
-        channels=config.network.channels,
-        views=config.network.views,
-        points=config.network.points,
         provenance=_provenance(config, prepared, training, start),
     )
     _check_channels(settings.channels, prepared.cache)
     with computing_in(section.precision):
-        network = build(
-            settings.network,
-            settings=settings.network_settings,
-            input_frames=window.input_frames,
-            lead_frames=window.lead_frames,
-            grid=settings.padded(settings.grid),
-            head=settings.head,
-            channels=settings.channels,
-            transform=transform,
-        )
+        network = _built(settings)
         # It is of the same precision, by which Keras knows that gradients of 16 bits need scaling.
         model = on_codes(
-            network, loss, coding=prepared.cache.coding, transform=transform, grid=settings.grid
+            network,
+            loss,
+            coding=prepared.cache.coding,
+            transform=settings.transform,
+            grid=settings.grid,
         )
     if start is None:
         initialise(settings.network, network, settings.network_settings)
@@ -463,6 +484,40 @@ def _fit(
         )
     kind = SequencePredictor if settings.head.kind in SEQUENCE_HEADS else NeuralNowcaster
     return kind(settings, weights)
+
+
+def _settings(config: Config, classes: tuple[str, ...], grid: tuple[int, int]) -> NeuralSettings:
+    """Give what the settings say of the network: all but the data's spacing and provenance."""
+    name, section = config.network.name, config.network
+    return NeuralSettings(
+        network=name,
+        network_version=version_of(name),
+        network_settings=_as_json(settings_of(name, section.settings)),
+        head=head_of(config, classes),
+        variable=config.variable.variable,
+        transform=config.transform.transform,
+        window=window_of(config),
+        grid=grid,
+        grid_spacing=math.nan,
+        grid_units="",
+        channels=section.channels,
+        views=section.views,
+        points=section.points,
+    )
+
+
+def _built(settings: NeuralSettings) -> Any:
+    """Build the network for the grid that is trained on, padded to what it takes."""
+    return build(
+        settings.network,
+        settings=settings.network_settings,
+        input_frames=settings.window.input_frames,
+        lead_frames=settings.window.lead_frames,
+        grid=settings.padded(settings.grid),
+        head=settings.head,
+        channels=settings.channels,
+        transform=settings.transform,
+    )
 
 
 def _weights_for(settings: NeuralSettings, start: NeuralNowcaster) -> list[np.ndarray]:
@@ -544,21 +599,6 @@ def checkpoint_of(
         **({"start": start.sha256} if start else {}),
     }
     return Checkpoint(work / "checkpoints", identity)
-
-
-def _check(
-    config: Config,
-    classes: tuple[str, ...],
-    *,
-    grid: tuple[int, int],
-    start: NeuralNowcaster | None,
-) -> None:
-    """Refuse settings that do not fit one another, the grid or a start, before frames are read."""
-    _check_more_lead_times(config, start)
-    settings_of(config.network.name, config.network.settings)
-    check_head(config.network.name, head_of(config, classes))
-    _loss(config, classes)
-    _crop_pixels(config, grid)
 
 
 def _check_channels(channels: int, cache: Cache) -> None:

@@ -77,7 +77,7 @@ def cycle(
         *others, last = _issue(archive, out, nowcaster, work, config)
         told: dict[str, Any] = {**last, **taken}
         try:
-            told["verified"] = _verify(archive, out, config)
+            told["verified"] = _verify(archive, out, work, config)
         finally:
             for one in (*others, told):
                 steps.record(one, out)

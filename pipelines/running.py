@@ -247,6 +247,8 @@ def _check_free(port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
+        except OverflowError as error:
+            raise ConfigError(f"a port is from 1 to 65535; received {port}") from error
         except OSError as error:
             raise RuntimeError(
                 f"port {port} is taken; give another --port, or set PREFECT_API_URL to the Prefect "

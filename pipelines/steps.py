@@ -19,7 +19,7 @@ from nowcast.data.archive import ingest
 from nowcast.durable import write_json
 from nowcast.frames import Window, base_times, input_frames, step_of
 from nowcast.issuing import issue, open_nowcast
-from nowcast.nowcasters import Nowcaster, open_nowcaster
+from nowcast.nowcasters import Nowcaster
 from nowcast.plots import animation, panel
 from nowcast.tables import table
 from nowcast.tracking import Tracking
@@ -86,7 +86,7 @@ def issue_newest(
     return [*verdicts, done]
 
 
-def verify_issued(archive: str, out: str, config: str) -> int:
+def verify_issued(archive: str, out: str, work: str, config: str) -> int:
     """Score the newest issued nowcasts that came true, beside the baselines of the settings.
 
     What was published is compared, not computed anew. ``scores.nc`` is written when there is a
@@ -101,9 +101,9 @@ def verify_issued(archive: str, out: str, config: str) -> int:
     if not len(issued.base_times):
         return 0
     lead_times = issued.lead_times(issued.base_times[-1])
-    baselines = settings.baselines
+    baselines, tracking = settings.baselines, Tracking(Path(work))
     compared: dict[str, Nowcaster] = {
-        name: open_nowcaster(name, **experiments.cycle_of(settings, name)) for name in baselines
+        name: experiments.opened(settings, name, tracking)[0] for name in baselines
     }
     compared["issued"] = issued
     margin = 3 * max(one.input_frames for one in compared.values()) * lead_times[0]

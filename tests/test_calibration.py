@@ -283,6 +283,12 @@ def _scores(said, event, level):
     return hits / (warned | event).sum(), warned.sum() / event.sum()
 
 
+@pytest.mark.parametrize("most_bias", [0.0, -1.0, np.nan])
+def test_a_bias_with_which_nothing_could_be_forecast_is_refused(most_bias):
+    with pytest.raises(ValueError, match="most_bias must be above 0; received"):
+        Decisions(most_bias)
+
+
 @pytest.mark.parametrize("most_bias", [0.6, 1.0, 1.5, np.inf])
 def test_a_level_is_the_best_of_all_that_keep_the_bias(weather, counts, most_bias):
     """Told by brute force, on the pixels themselves."""
@@ -515,6 +521,29 @@ def test_a_field_that_keeps_area_reaches_no_threshold_on_fewer_pixels(counts):
     assert kept.rule.endswith("on no fewer pixels than extrapolation does")
     assert Postprocessing.from_dict(json.loads(kept.to_json())) == kept
     assert kept.for_leads(2).keeps_area
+
+
+def _rounded(threshold, dtype):
+    """Give fields of a threshold as a 32-bit float, which may be less, and of what is below it."""
+    at = np.float32(threshold)
+    return np.array([[at, np.nextafter(at, np.float32(0))]], dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("threshold", [0.7, 0.9, 3.3])
+def test_extrapolation_reaches_a_threshold_where_it_does_as_it_is_issued(threshold, dtype):
+    moved = _rounded(threshold, dtype)
+    assert float(moved[0, 0]) < threshold
+    likely = np.array([[[0.1, 0.2]]], np.float32)
+    found = levels_keeping(moved, likely, np.array([[[0.5]]]), thresholds=(threshold,))
+    assert found.item() == likely.max()  # one pixel reaches it: the more probable one is decided
+    left = Postprocessing(
+        Calibration((threshold,), (5.0,), ((Curve(),),)),
+        DecisionLevels((threshold,), (5.0,), ((0.5,),)),
+        extrapolated_from=threshold,
+    )
+    field = left.field(np.zeros((1, 1, 1, 2)), moved[None], transform=LINEAR, lowest=0.0)
+    np.testing.assert_array_equal(field[0, 0].astype(np.float32), [np.float32(threshold), 0.0])
 
 
 @given(

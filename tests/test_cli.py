@@ -228,6 +228,50 @@ def test_issue_writes_a_forecast_a_panel_and_an_animation(capsys, tmp_path, rain
     assert nowcast.attrs["input_frames"].split()[-1].startswith("2024-01-01T01:00")
 
 
+@pytest.mark.parametrize("minutes", [(-10, 10), (0,), (99_999_999_999_999,)])
+@pytest.mark.parametrize("verb", ["issue", "verify"])
+def test_lead_times_that_are_none_are_refused_before_anything_is_read(
+    capsys, tmp_path, verb, minutes
+):
+    status, line = _refusal(
+        capsys, verb, "--nowcaster", "persistence", "--observations", tmp_path / "absent.nc",
+        "--lead-times", *minutes, "--out", tmp_path / "out.nc",
+    )  # fmt: skip
+    assert status == 2
+    assert f"from 1 to 14400 (ten days); received {minutes[0]}" in line
+
+
+@pytest.mark.parametrize("name", ["persistence", "extrapolation", "steps"])
+def test_issue_sees_frames_in_the_step_that_the_settings_say(capsys, tmp_path, rain, name):
+    common = (
+        "issue", "--nowcaster", name, "--observations", rain, "--base-time", "2024-01-01T02:00",
+        "--set", "window.lead_frames=2", "--set", "verification.steps_members=3",
+    )  # fmt: skip
+    _, printed, _ = _run(capsys, *common, "--out", tmp_path / "own")
+    own = open_nowcast(Path(printed.splitlines()[0]))
+    _, printed, _ = _run(
+        capsys, *common, "--set", "window.step_minutes=20", "--out", tmp_path / "said"
+    )
+    said = open_nowcast(Path(printed.splitlines()[0]))
+    for nowcast, minutes in ((own, [10, 20]), (said, [20, 40])):
+        leads = nowcast["lead_time"].values.astype("timedelta64[m]").astype(int)
+        assert leads.tolist() == minutes
+        assert nowcast.sizes.get("member", 3) == 3
+    if name == "extrapolation":
+        assert own.attrs["input_frames"].split()[0].startswith("2024-01-01T01:40")
+        assert said.attrs["input_frames"].split()[0].startswith("2024-01-01T01:20")
+
+
+def test_a_source_is_of_an_archive(capsys, tmp_path, rain):
+    status, line = _refusal(
+        capsys, "issue", "--nowcaster", "persistence", "--observations", rain, "--source", "other",
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert status == 1
+    assert "only an archive has sources" in line
+    assert "leave the source 'other' out" in line
+
+
 def test_issue_gives_members_drawn_from_probabilities(capsys, tmp_path, rain, doubtful):
     common = (
         "issue", "--nowcaster", doubtful, "--observations", rain,
@@ -370,6 +414,39 @@ def test_verify_always_shows_the_baselines_and_the_protocol(capsys, tmp_path, ra
     assert again[1].splitlines()[:4] == printed.splitlines()[:4]
 
 
+@pytest.mark.parametrize("name", ["scores.html", "scores", "folder.nc"])
+@pytest.mark.parametrize("verb", ["verify", "compare"])
+def test_a_file_for_scores_that_is_none_is_refused_before_anything_is_read(
+    capsys, tmp_path, verb, name
+):
+    (tmp_path / "folder.nc").mkdir()
+    absent = ["--observations", tmp_path / "absent.nc"] if verb == "verify" else ["absent.nc"]
+    status, line = _refusal(capsys, verb, *absent, "--out", tmp_path / name)
+    assert status == 2
+    assert f"received {tmp_path / name}" in line
+    assert "ends in .nc" in line
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "retrain"])
+def test_nothing_but_a_saved_nowcaster_is_replaced(capsys, tmp_path, monkeypatch, verb):
+    """It is told before anything is read, and what was there stays."""
+    mine = tmp_path / "mine"
+    (mine / "sub").mkdir(parents=True)
+    (mine / "sub" / "thesis.txt").write_text("years of work")
+    config = Path(__file__).parents[1] / "configs" / "lagrangian-taasrad19.toml"
+    absent = tmp_path / "absent"
+    what = ("--nowcaster", absent) if verb == "calibrate" else (config,)
+    common = (verb, *what, "--observations", absent)
+    status, line = _refusal(capsys, *common, "--out", mine)
+    assert status == 1
+    assert f"a saved nowcaster would replace {mine}, which holds sub; give a folder" in line
+    assert (mine / "sub" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "note.txt").write_text("mine too")
+    assert "which is a file" in _refusal(capsys, *common, "--out", tmp_path / "note.txt")[1]
+    monkeypatch.chdir(mine)
+    assert "which is the folder in which this runs" in _refusal(capsys, *common, "--out", ".")[1]
+
+
 def test_compare_refuses_another_protocol_by_the_name_of_the_field(capsys, tmp_path, rain):
     from nowcast.tracking import Tracking
     from nowcast.verification import save_scores
@@ -494,6 +571,12 @@ def test_serve_ends_with_all_its_processes_when_told_to(trained):
     assert server.wait(30) == 130
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2)
+
+
+def test_the_demo_refuses_settings_that_it_would_not_follow(capsys, tmp_path, rain):
+    for setting in ("network.name=unet", f"data.observations={rain}"):
+        _, line = _refusal(capsys, "demo", "--set", setting, "--work", tmp_path)
+        assert "leave data.observations and network.name out" in line
 
 
 def test_serving_an_absent_model_is_one_line(capsys, tmp_path):

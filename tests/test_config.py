@@ -1,6 +1,20 @@
+import json
+import warnings
+
+import numpy as np
 import pytest
 
-from nowcast.config import Config, ConfigError, load
+from nowcast.config import Config, ConfigError, load, validate
+from nowcast.nowcasters.pretrained import PRETRAINED, folder_of
+
+CELSIUS = [
+    "variable.name=temperature",
+    "variable.units=degC",
+    "variable.long_name=air temperature",
+    "variable.valid_min=-60",
+    "variable.valid_max=60",
+]
+LINEAR = ["transform.name=linear", "transform.offset=10", "transform.top=15"]
 
 
 def test_defaults_need_no_file():
@@ -134,6 +148,122 @@ def test_a_known_variable_on_the_command_line_brings_its_units_too():
     config = Config().replace(["variable.name=reflectivity"])
     assert config.variable.variable.units == "dBZ"
     assert config.replace(["training.epochs=9"]).variable.units == "dBZ"
+
+
+def test_another_known_variable_brings_its_own_units():
+    radar = Config().replace(["variable.name=reflectivity", "variable.period_hours=24"])
+    rain = radar.replace(["variable.name=rain_rate"])
+    assert rain.variable == Config().replace(["variable.period_hours=24"]).variable
+    narrow = radar.replace(["variable.valid_max=70"]).replace(["variable.name=rain_rate"])
+    assert (narrow.variable.units, narrow.variable.valid_max) == ("mm h-1", 70)
+
+
+def test_an_unknown_variable_takes_nothing_from_rain():
+    temperature = Config().replace([*CELSIUS, *LINEAR])
+    assert temperature.variable.standard_name == ""
+    assert "standard_name" not in temperature.variable.variable.attributes
+    later = temperature.replace(["variable.name=dew_point"])
+    assert (later.variable.units, later.variable.valid_min) == ("degC", -60)
+    whole = Config.model_validate_json(temperature.model_dump_json())
+    assert whole == temperature
+
+
+@pytest.mark.parametrize("known", ["", "rain_rate", "reflectivity"])
+@pytest.mark.parametrize("written", [False, True])
+def test_what_an_unknown_variable_lacks_is_named_at_once(known, written):
+    config = Config().replace([f"variable.name={known}"] if known else [])
+    if written:  # with every default
+        config = Config.model_validate_json(config.model_dump_json())
+    lacking = "of 'temperature' units and long_name and valid_min and valid_max must be given too"
+    with pytest.raises(ConfigError, match=lacking):
+        config.replace(["variable.name=temperature"])
+    with pytest.raises(ConfigError, match="of 'temperature' long_name and valid_max must be given"):
+        config.replace(
+            ["variable.name=temperature", "variable.units=K", "variable.valid_min=0", *LINEAR]
+        )
+
+
+def test_an_unknown_variable_in_a_file_must_be_complete(tmp_path):
+    path = tmp_path / "temperature.toml"
+    path.write_text('[variable]\nname = "temperature"\nunits = "K"\nvalid_min = 180\n')
+    with pytest.raises(
+        ConfigError, match=r"temperature.toml: variable: .*long_name and valid_max must be given"
+    ):
+        load(path)
+
+
+def test_a_value_of_rain_may_be_said_of_an_unknown_variable():
+    said = ["units=mm h-1", "long_name=rain rate", "valid_min=0", "valid_max=1000"]
+    config = Config().replace(["variable.name=snow", *(f"variable.{field}" for field in said)])
+    assert config.variable.long_name == "rain rate"
+    assert config.replace(["training.epochs=2"]).variable == config.variable
+
+
+def test_a_name_that_is_no_text_is_refused():
+    with pytest.raises(ConfigError, match=r"variable.name: .*received \[1\]"):
+        Config().replace(["variable.name=[1]"])
+
+
+@pytest.mark.parametrize(("low", "high"), [(5, 5), (6, 5)])
+def test_a_valid_range_has_an_extent(low, high):
+    with pytest.raises(ConfigError, match=r"valid_min must lie below valid_max; received"):
+        Config().replace([f"variable.valid_min={low}", f"variable.valid_max={high}"])
+
+
+@pytest.mark.parametrize(
+    "field", ["variable.valid_max", "transform.offset", "transform.reference", "transform.top"]
+)
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_range_and_a_scale_are_finite(field, value):
+    with pytest.raises(ConfigError, match=rf"{field}: .*finite number; received {value}"):
+        Config().replace([f"{field}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (CELSIUS, r"valid_min=-60.0 degC of 'temperature' is nan .*offset=-60.0 or less"),
+        (
+            ["transform.offset=0.61", "transform.top=5"],
+            r"valid_min=0.0 .*nan .*offset=0.61.*=0.0 o",
+        ),
+        (["transform.offset=0.5"], r"valid_min=0.0 .* is -inf on .*set transform.name=\"linear\""),
+        (["transform.offset=0.5", "transform.reference=0.500000001"], "is -inf on"),  # in float32
+        (["transform.top=0"], r"transform: .*above offset.*received top=0.0 and offset=0.0"),
+        (["transform.top=-1", "transform.name=linear"], r"received top=-1.0 and offset=0.0"),
+        (["transform.offset=3", "transform.name=linear"], r"received top=3.0 and offset=3.0"),
+        (["transform.reference=-0.5"], r"transform: .*reference must be above 0 .*received -0.5"),
+        (["transform.reference=0"], r"reference must be above 0 .*received 0.0; .*name=\"linear\""),
+        (["variable.valid_max=1e39"], r"valid_max=1e\+39 .* is inf on .*narrower valid range"),
+    ],
+)
+def test_a_scale_without_a_place_for_the_valid_range_is_refused(settings, complaint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # NumPy's too
+        with pytest.raises(ConfigError, match=complaint):
+            Config().replace(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [*CELSIUS, *LINEAR],
+        [*CELSIUS, "transform.offset=-60", "transform.top=20"],
+        ["transform.offset=0.4", "transform.top=5"],
+        ["transform.name=linear", "transform.reference=0"],
+    ],
+)
+def test_a_scale_with_a_place_for_the_valid_range_is_taken(settings):
+    config = Config().replace(settings)
+    ends = np.array([config.variable.valid_min, config.variable.valid_max], np.float32)
+    assert np.isfinite(config.transform.transform.forward(ends)).all()
+
+
+@pytest.mark.parametrize("variable", PRETRAINED)
+def test_the_settings_of_shipped_nowcasters_are_valid(variable):
+    saved = json.loads((folder_of(variable) / "settings.json").read_text())
+    config = validate({name: saved[name] for name in ("variable", "transform")}, source="shipped")
+    assert config.variable.name == variable
 
 
 def test_a_config_cannot_be_changed():

@@ -40,6 +40,20 @@ def test_times_must_increase(small_observed):
         check_observations(small_observed.isel(time=[0, 1, 1]))
 
 
+def test_a_nowcast_is_of_later_times(small_observed):
+    made = {
+        "values": small_observed["rain_rate"].values[None, 2:4],
+        "observed": small_observed,
+        "variable": RAIN_RATE,
+        "base_times": small_observed["time"].to_index()[2:3],
+    }
+    check_nowcast(build_nowcast(lead_times=pd.to_timedelta([1, 2], unit="min"), **made))
+    for minutes in ([0, 10], [-10, 10]):
+        leads = pd.to_timedelta(minutes, unit="min")
+        with pytest.raises(ValueError, match="after its base time; received a lead time of"):
+            check_nowcast(build_nowcast(lead_times=leads, **made))
+
+
 def test_an_irregular_grid_is_refused(small_observed):
     with pytest.raises(ValueError, match="'x' must be regular"):
         check_observations(small_observed.isel(x=[0, 1, 3]))

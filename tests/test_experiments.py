@@ -237,6 +237,52 @@ def test_fewer_cases_are_in_memory_where_ensembles_are_large(observed, tmp_path,
     assert scores("verification.references=[]")[1] == [1, 2, 3, 4, 5]
 
 
+def _corner(observed):
+    corner = observed.copy(deep=True)
+    corner["rain_rate"][:] = 0.0
+    corner["rain_rate"][:, :2, :2] = 5.0
+    return corner
+
+
+@pytest.mark.parametrize(
+    ("weather", "reason"),
+    [
+        (_corner, "no power at small scales: its rain lies at the edge"),
+        (lambda observed: observed.isel(y=slice(8), x=slice(8)), "8 x 8 pixels has 3 rings"),
+        (lambda observed: 0.0 * observed, "at no base time does a pixel reach a threshold"),
+    ],
+    ids=["corner", "small", "dry"],
+)
+def test_a_network_whose_blur_cannot_be_matched_is_verified_without_that_reference(
+    observed, tmp_path, doubtful, caplog, weather, reason
+):
+    caplog.set_level("WARNING", logger="nowcast")  # whatever another test asked for
+    config = Config().replace(
+        [*FEW, "verification.references=['smoothed']", "verification.most_cases=3"]
+    )
+    compared = experiments.comparables(config, [f"net={doubtful}"], Tracking(tmp_path))
+    with xr.set_options(keep_attrs=True):
+        seen = weather(observed)
+    scores = experiments.compare(config, compared, seen, block=None)
+    assert scores["nowcaster"].values.tolist() == ["persistence", "extrapolation", "net"]
+    assert "no smoothed extrapolation is compared with net: " in caplog.text
+    assert reason in caplog.text
+    assert "dryness" not in caplog.text
+
+
+def test_a_network_whose_blur_is_matched_has_that_reference_and_no_warning(
+    observed, tmp_path, doubtful, caplog
+):
+    caplog.set_level("WARNING", logger="nowcast")
+    config = Config().replace(
+        [*FEW, "verification.references=['smoothed']", "verification.most_cases=3"]
+    )
+    compared = experiments.comparables(config, [f"net={doubtful}"], Tracking(tmp_path))
+    scores = experiments.compare(config, compared, observed, block=None)
+    assert "extrapolation, smooth as net" in scores["nowcaster"].values
+    assert "smoothed extrapolation" not in caplog.text
+
+
 def test_a_nowcaster_may_be_given_a_name_for_the_tables(tmp_path):
     tracking = Tracking(tmp_path)
     compared = experiments.comparables(Config(), ["still=persistence", "extrapolation"], tracking)

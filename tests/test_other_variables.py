@@ -166,7 +166,7 @@ def test_the_same_hour_yesterday_is_issued_by_its_name(capsys, tmp_path, setting
 def test_the_same_hour_yesterday_of_what_has_no_cycle_is_refused(capsys, tmp_path, air):
     status, _, complaint = _run(
         capsys, "issue", "--nowcaster", "periodic", "--observations", air, "--out", tmp_path,
-        "--set", "variable.name=air", "--set", "variable.units=K",
+        "--set", "variable={name='air', units='K', long_name='air', valid_min=180, valid_max=340}",
     )  # fmt: skip
     assert status == 2
     assert "set variable.period_hours, such as 24" in complaint

@@ -141,6 +141,15 @@ def test_a_port_in_use_is_named(trained, tmp_path):
             pass
 
 
+def test_a_number_that_is_no_port_is_told(trained, tmp_path):
+    tracking, made = trained
+    with (
+        pytest.raises(ServingError, match="a port is from 1 to 65535; received 99999"),
+        endpoint(made.uri, tracking, log=tmp_path / "log", port=99999),
+    ):
+        pass
+
+
 def test_an_endpoint_that_is_not_there_is_named(trained, small_observed):
     _, made = trained
     remote = EndpointNowcaster(made.nowcaster.settings, "http://127.0.0.1:9")

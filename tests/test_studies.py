@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import dask
 import pytest
 
 from nowcast import experiments, studies
@@ -280,6 +281,33 @@ def test_two_processes_are_never_at_one_study(tmp_path):
 )
 def test_what_could_not_be_compared_is_refused_by_name(tmp_path, variants, message):
     assert message in _refused(tmp_path, variants)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            f'{STUDY}odd = ["training.crop_pixels=3"]',
+            "odd: network 'unet' needs sides in multiples of 2 pixels; training.crop_pixels is 3",
+        ),
+        (f'{STUDY}wide = ["network.settings.kernel=63"]', "wide: kernel of 63 cannot fit"),
+        (
+            STUDY.replace("[variants]", 'common = ["training.keep_lead_times=true"]\n[variants]'),
+            "reference: training.keep_lead_times learns lead times beyond",
+        ),
+    ],
+)
+def test_a_run_that_does_not_fit_the_grid_is_refused_before_any_is_begun(
+    small_observed, tmp_path, content, message
+):
+    def refuse(*_, **__):
+        raise AssertionError("computed")
+
+    study, tracking = studies.open_study(_written(tmp_path, content)), Tracking(tmp_path / "work")
+    with dask.config.set(scheduler=refuse), pytest.raises(ConfigError) as refusal:
+        studies.run(study, small_observed.chunk(time=1), tracking=tracking)
+    assert message in str(refusal.value)
+    assert not tracking.work.exists()
 
 
 def test_what_is_no_study_file_is_refused(tmp_path):

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from nowcast import experiments
+from nowcast.cli import main
 from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.tracking import (
     Tracking,
@@ -25,6 +27,7 @@ from nowcast.tracking import (
     versions,
 )
 
+SMALL = Path(__file__).parent / "small.toml"
 LEADS = pd.to_timedelta([10, 20], unit="min")
 
 
@@ -232,6 +235,35 @@ def test_a_model_of_another_name_cannot_become_champion(trained):
         _promote(tracking, "models:/other/3", candidate=0.9)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("promotion.model_name=other", "cannot become the champion of 'other'"),
+        ("promotion.first_lead_minutes=30", "no lead time is 30 min or longer"),
+    ],
+)
+def test_what_could_not_be_promoted_is_told_before_anything_is_verified(
+    trained, monkeypatch, capsys, setting, message
+):
+    def refuse(*_, **__):
+        raise ValueError("observations are read")
+
+    tracking, made = trained
+    monkeypatch.setattr(experiments, "observations", refuse)
+    settings = ["--config", str(SMALL), "--set", setting, "--work", str(tracking.work)]
+    with pytest.raises(SystemExit) as ended:
+        main(["promote", "--candidate", made.uri, *settings])
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_lead_times_of_scores_are_those_that_can_be_pooled():
+    scores = _scores(one=0.5)
+    assert pooled(scores, score="csi", threshold=1.0, first_lead_minutes=60) == {"one": 0.5}
+    with pytest.raises(ValueError, match=r"no lead time is 61 min or longer.* longest is 60 min"):
+        pooled(scores, score="csi", threshold=1.0, first_lead_minutes=61)
+
+
 @pytest.mark.parametrize("uri", ["models:/nowcast", "models:/a/b/c", "models:nowcast@x"])
 def test_a_uri_that_names_no_model_is_refused(trained, uri):
     with pytest.raises(TrackingError, match="names no model"):
@@ -331,8 +363,6 @@ def test_a_candidate_that_saw_the_future_is_not_promoted(tmp_path):
 def test_dry_cases_have_no_smoothed_extrapolation_and_are_scored(
     trained, small_config, small_observed
 ):
-    from nowcast import experiments
-
     tracking, made = trained
     config = small_config.replace(["verification.steps_members=2", "verification.most_cases=3"])
     compared = experiments.comparables(config, [f"net={made.uri}"], tracking)

@@ -90,6 +90,29 @@ def test_a_loss_that_does_not_fit_the_head_is_refused_before_anything_is_read(
             train(config, small_observed.chunk(time=1), tracking=None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["network.settings.kernel=63"], "kernel of 63 cannot fit .* 4 x 4"),
+        (
+            ["network.settings.kernel=5", "training.crop_pixels=8"],
+            "kernel of 5 cannot fit .* 2 x 2",
+        ),
+        (["training.devices=2"], r"training\.devices=2 needs the backend jax"),
+    ],
+)
+def test_what_cannot_be_built_or_shared_out_is_refused_before_anything_is_read(
+    small_config, small_observed, tmp_path, changes, message
+):
+    def refuse(*_, **__):
+        raise AssertionError("computed")
+
+    config, tracking = small_config.replace(changes), Tracking(tmp_path / "work")
+    with dask.config.set(scheduler=refuse), pytest.raises(ValueError, match=message):
+        train(config, small_observed.chunk(time=1), tracking=tracking, verbose=0)
+    assert not tracking.work.exists()
+
+
 def test_training_lowers_the_loss(small_config, small_observed, tmp_path):
     config = small_config.replace(["training.epochs=4", "training.patience=4"])
     figures = []
@@ -364,7 +387,10 @@ def test_a_cache_with_another_coding_is_refused(small_config, small_observed, tm
 def test_sampling_by_wetness_is_for_rain_only(small_config, small_observed, tmp_path):
     prepared = prepare(small_config, small_observed, work=tmp_path)
     config = small_config.replace(
-        ["variable.name=t2m", "variable.units=K", "training.sampling=wet"]
+        [
+            "variable={name='t2m', units='K', long_name='t2m', valid_min=180, valid_max=340}",
+            "training.sampling=wet",
+        ]
     )
     with pytest.raises(ValueError, match="is for rain, not 't2m'"):
         plan_of(config, prepared, "train")

@@ -198,6 +198,10 @@ def _open_one(path: Path, *, source: str, reader: str) -> xr.Dataset:
 
     if archive.is_archive(path):
         return archive.open_archive(path, source=source)
+    if source:
+        raise ValueError(
+            f"only an archive has sources, and {path} is none; leave the source {source!r} out"
+        )
     if path.is_dir() and not is_zarr(path):
         raise ValueError(
             f"{path} is neither an archive nor a Zarr store; for raw radar files give a pattern "

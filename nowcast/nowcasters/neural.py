@@ -231,18 +231,20 @@ class NeuralNowcaster:
     def _extrapolated(self, frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
         """Give the last frame advected to each lead time, (batch, lead frame, y, x).
 
-        Of a network that sees no motion, the last frame as it is, missing where any frame was.
+        Of a network that sees no motion, the last frame as it is, missing where any frame was. As
+        32-bit floats, as it is issued: it reaches a threshold here exactly where it does there.
         """
         if not self.settings.motion_frames:
             seen = np.isfinite(frames).all(axis=1)
-            return np.where(seen, frames[:, -1], np.nan)[:, None]
+            return np.where(seen, frames[:, -1], np.nan)[:, None].astype(np.float32, copy=False)
         steps = [float(lead) for lead in range(1, self.settings.window.lead_frames + 1)]
         pairs = zip(frames[:, -1], moving, strict=True)
-        return np.stack([advect(last, flow, steps) for last, flow in pairs])
+        return np.stack([advect(last, flow, steps).astype(np.float32) for last, flow in pairs])
 
     def _uncorrected(self, frames: np.ndarray) -> dict[str, np.ndarray]:
         """Give what extrapolation says, and as certain."""
-        variable, levels = self.settings.variable, np.array(self.settings.head.levels)
+        variable = self.settings.variable
+        levels = np.array(self.settings.head.levels, np.float32)  # 0.7 as such reaches 0.7
         moved = self._extrapolated(frames, self._motion(frames))
         field = np.clip(moved, variable.valid_min, variable.valid_max)
         certain = np.where(

@@ -22,6 +22,7 @@ from nowcast.turns import Views
 FORMAT = 2
 SETTINGS, WEIGHTS, MANIFEST = "settings.json", "network.weights.h5", "manifest.json"
 CALIBRATION = "calibration.json"  # only where there is one
+SAVED = {SETTINGS, WEIGHTS, MANIFEST, CALIBRATION}
 LARGEST_SETTINGS = 1_000_000  # bytes
 LARGEST_CALIBRATION = 10_000_000  # bytes
 LARGEST_WEIGHTS = 2_000_000_000  # bytes
@@ -186,7 +187,7 @@ def save_network(
     Parameters
     ----------
     folder
-        Replaced if it is there.
+        Replaced if there is a saved nowcaster in it, and nothing else.
     settings
         Of the network.
     network
@@ -198,7 +199,13 @@ def save_network(
     -------
     str
         SHA-256 of the weights file.
+
+    Raises
+    ------
+    ValueError
+        If something else is there.
     """
+    check_replaceable(folder)
     with replacing_folder(Path(folder)) as temporary:
         (temporary / SETTINGS).write_text(json.dumps(settings.to_dict(), indent=2))
         network(settings.padded(settings.grid)).save_weights(temporary / WEIGHTS)
@@ -207,6 +214,28 @@ def save_network(
         hashes = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps(hashes, indent=2))
     return hashes[WEIGHTS]
+
+
+def check_replaceable(folder: Path | str) -> None:
+    """Refuse a place for a saved nowcaster in which something else would be lost.
+
+    Raises
+    ------
+    ValueError
+        Naming what is there.
+    """
+    folder, lost = Path(folder), ""
+    if folder.is_file():
+        lost = "is a file"
+    elif folder.is_dir() and folder.resolve() == Path.cwd():
+        lost = "is the folder in which this runs"
+    elif folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - SAVED)):
+        lost = f"holds {', '.join(others[:3])}{' and more' if len(others) > 3 else ''}"
+    if lost:
+        raise ValueError(
+            f"a saved nowcaster would replace {folder}, which {lost}; give a folder that is not "
+            "there yet, or one with a saved nowcaster and nothing else"
+        )
 
 
 def load_network(folder: Path | str) -> tuple[NeuralSettings, list[np.ndarray], str]:

@@ -12,16 +12,20 @@ import xarray as xr
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
-from nowcast.conventions import check_nowcast, variable_of
+from nowcast.conventions import check_nowcast, known_variable, variable_of
 from nowcast.nowcasters import Nowcaster
 from nowcast.nowcasters.extrapolation import Extrapolation
-from nowcast.spectral import radial_power
+from nowcast.spectral import radial_power, wavelengths
 
 FINE = 4  # waves on the longer side, from which on power is matched
 FIRST_SIGMA = 0.5  # pixels; a Gaussian that is narrower barely reaches the next pixel
 WIDEST = 4  # of the grid's shorter side, the largest standard deviation that is tried
 TOLERANCE = 0.01  # pixels, of a fitted standard deviation
 ALIKE = 1e-9  # part by which two powers differ that are the same but for rounding
+
+
+class UnmatchedError(ValueError):
+    """There is nothing to which the power of a network can be matched; the message tells why."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +181,13 @@ def matched(
 
     Raises
     ------
+    UnmatchedError
+        If extrapolation has no power at small scales at any lead time, since it gives no rain, or
+        rain only where it does not count, or since the grid has no such scales.
     ValueError
-        If extrapolation has no rain at any lead time, or a base time lacks a frame.
+        If a base time lacks a frame.
     """
+    _check_scales((observed.sizes["y"], observed.sizes["x"]), like)
     extrapolation = extrapolation or Extrapolation()
     moved, aim = [], np.zeros(len(lead_times))
     for base_time in base_times:
@@ -190,13 +198,37 @@ def matched(
     fields = np.stack(moved)
     rain = _fine_power(fields).sum(0) > 0
     if not rain.any():
-        raise ValueError(
-            f"extrapolation gives nothing but dryness from the {len(base_times)} base times, "
-            f"so that no width makes it as blurred as {like!r}; give base times with rain"
-        )
+        raise _unmatched(fields, like, dry=known_variable(observed).valid_min)
     sigmas = [_width(fields[:, lead], aim[lead]) for lead in np.flatnonzero(rain)]
     minutes = (lead_times[rain] / pd.Timedelta(minutes=1)).tolist()
     return SmoothedExtrapolation(tuple(sigmas), tuple(minutes), like, extrapolation)
+
+
+def _check_scales(grid: tuple[int, int], like: str) -> None:
+    """Refuse a grid that is too small to have the scales at which power is matched."""
+    rings = len(wavelengths(grid, 1.0))
+    if rings < FINE:
+        raise UnmatchedError(
+            f"the spectrum of a grid of {grid[0]} x {grid[1]} pixels has {rings} rings, and power "
+            f"is matched from ring {FINE} on, so that no width makes extrapolation as blurred "
+            f"as {like!r}; a side of {2 * FINE + 1} pixels or more would do"
+        )
+
+
+def _unmatched(fields: np.ndarray, like: str, *, dry: float) -> UnmatchedError:
+    """Tell why fields (case, lead_time, y, x) have no power at small scales."""
+    if not (fields > dry).any():
+        return UnmatchedError(
+            f"extrapolation gives nothing but dryness from the {len(fields)} base times where "
+            f"{like!r} gives anything, so that no width makes it as blurred; give base times with "
+            "rain"
+        )
+    return UnmatchedError(
+        f"extrapolation from the {len(fields)} base times has no power at small scales: its rain "
+        "lies at the edge of the grid or of what is missing, where a pixel has no weight in the "
+        f"spectrum, or is the same everywhere; so no width makes it as blurred as {like!r}; give "
+        "base times with rain further inside"
+    )
 
 
 def _field(

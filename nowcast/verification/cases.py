@@ -53,6 +53,8 @@ def case_times(
     ValueError
         If there is none.
     """
+    if lead_times[0] <= pd.Timedelta(0):
+        raise ValueError(f"a lead time must be above 0; received {lead_times[0]}")
     common: pd.DatetimeIndex | None = None
     step = lead_times[0] if len(lead_times) == 1 else pd.Timedelta(np.diff(lead_times).min())
     leads = round(lead_times[-1] / step)
@@ -66,8 +68,9 @@ def case_times(
     if common is None or not len(common):
         where = f" in {block}" if block else ""
         raise ValueError(
-            f"no base time{where} has all input frames and all lead times up to {lead_times[-1]}; "
-            "choose a longer period or shorter lead times"
+            f"no base time{where} has all input frames and a frame at each lead time up to "
+            f"{lead_times[-1]}, in steps of {step}; choose a longer period, or lead times that are "
+            "shorter or multiples of the step between the frames"
         )
     return spaced(common, every)
 

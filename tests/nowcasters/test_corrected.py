@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nowcast.calibration import Calibration, Curve
 from nowcast.conventions import check_nowcast
 from nowcast.data.synthetic import synthesise
 from nowcast.decisions import Decisions
@@ -13,6 +14,7 @@ from nowcast.networks.heads import Head
 from nowcast.nowcasters import neural, open_nowcaster
 from nowcast.nowcasters.extrapolation import motion
 from nowcast.nowcasters.neural import NeuralNowcaster, calibrate
+from nowcast.postprocessing import DecisionLevels, Postprocessing
 from nowcast.testing import check_nowcaster
 
 LEVELS = (0.2, 1.0, 5.0)
@@ -79,6 +81,49 @@ def test_uncorrected_it_is_extrapolation_to_the_last_bit(corrections, small_obse
     np.testing.assert_array_equal(certain, expected)
     corrected = _nowcast(corrections, observed, slice(3, 9))
     assert float(abs(corrected["rain_rate"] - ours["rain_rate"]).max()) > 0.1
+
+
+ROUNDED_DOWN = (0.7, 0.9, 3.3)  # thresholds that are less as 32-bit floats
+
+
+def _with_thresholds(nowcaster, **settings):
+    head = Head("exceedance", ROUNDED_DOWN)
+    return NeuralNowcaster(
+        dataclasses.replace(nowcaster.settings, head=head), nowcaster.weights, **settings
+    )
+
+
+def _still(rain_rate):
+    """Rain that stands still, the same everywhere but in a dry half."""
+    frames = np.zeros((1, 3, 16, 16), np.float32)
+    frames[..., 8:] = rain_rate
+    return frames
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_uncorrected_it_is_certain_of_what_its_field_reaches(untrained, place):
+    plain = _with_thresholds(untrained, corrected=False)
+    made = plain.forecasts(_still(ROUNDED_DOWN[place]))
+    field, certain = made["rain_rate"], made[PROBABILITY]
+    wet = np.broadcast_to(np.arange(16) >= 8, field.shape)
+    np.testing.assert_array_equal(field, np.where(wet, np.float32(ROUNDED_DOWN[place]), 0.0))
+    for at, threshold in enumerate(ROUNDED_DOWN):
+        np.testing.assert_array_equal(certain[:, at], field >= np.float32(threshold))
+        assert certain[:, at].max() == (at <= place)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_what_is_left_to_extrapolation_is_issued_where_it_reaches_the_threshold(untrained, place):
+    minutes, threshold = (10.0, 20.0), ROUNDED_DOWN[place]
+    certain_alone = ((1.0, 1.0),) * 3
+    left = Postprocessing(
+        Calibration(ROUNDED_DOWN, minutes, ((Curve(), Curve()),) * 3),
+        DecisionLevels(ROUNDED_DOWN, minutes, certain_alone),
+        extrapolated_from=threshold,
+    )
+    field = _with_thresholds(untrained, postprocessing=left).forecast(_still(threshold))
+    np.testing.assert_array_equal(field[..., 8:], np.float32(threshold))
+    assert field[..., :8].max() < threshold
 
 
 def test_untrained_it_is_first_wet_where_extrapolation_is(untrained, small_observed):

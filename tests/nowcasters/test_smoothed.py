@@ -9,7 +9,7 @@ from nowcast.data.synthetic import synthesise
 from nowcast.frames import Window, base_times
 from nowcast.nowcasters import Nowcaster, open_nowcaster
 from nowcast.nowcasters.extrapolation import Extrapolation
-from nowcast.nowcasters.smoothed import SmoothedExtrapolation, matched, smooth
+from nowcast.nowcasters.smoothed import SmoothedExtrapolation, UnmatchedError, matched, smooth
 from nowcast.testing import check_nowcaster
 
 LEADS = pd.to_timedelta([10, 20, 30], unit="min")
@@ -168,6 +168,27 @@ def test_base_times_without_rain_count_for_nothing(observed, cases):
     assert _matched(blurred, partly, cases[:5]) == _matched(blurred, partly, cases[:3])
     with pytest.raises(ValueError, match="nothing but dryness from the 2 base times"):
         _matched(blurred, partly, cases[3:5])
+
+
+def test_rain_where_the_spectrum_has_no_weight_is_told_from_dryness(observed, cases):
+    corner = observed.fillna(0.0)
+    corner["rain_rate"][:] = 0.0
+    corner["rain_rate"][:, :2, :2] = 5.0
+    with pytest.raises(UnmatchedError, match="from the 2 base times has no power") as told:
+        _matched(Extrapolation(), corner, cases[:2])
+    assert "dryness" not in str(told.value)
+    assert "'network'" in str(told.value)
+    corner["rain_rate"][:, 20:24, 20:24] = 5.0  # as soon as some rain counts
+    assert _matched(Extrapolation(), corner, cases[:2]).sigmas == (0.0, 0.0, 0.0)
+
+
+def test_a_grid_without_small_scales_is_told_from_dryness():
+    rain = synthesise(hours=2, size=9, seed=5).load()
+    rain["rain_rate"][:, 2:7, 2:7] += 1.0
+    times = rain["time"].to_index()[3:4]
+    with pytest.raises(UnmatchedError, match=r"8 x 8 pixels has 3 rings.*'network'; a side of 9"):
+        _matched(Extrapolation(), rain.isel(y=slice(8), x=slice(8)), times)
+    assert _matched(Extrapolation(), rain, times).sigmas[0] == 0.0
 
 
 def test_of_an_ensemble_the_mean_is_matched(observed, cases):

@@ -175,6 +175,18 @@ def test_new_frames_bring_a_nowcast_and_verify_the_one_that_came_true(cycle, beg
     assert cycle(**begun.parameters)["verified"] == 0
 
 
+def test_a_saved_network_can_be_a_baseline_of_the_cycle(cycle, place, doubtful):
+    """As it can of `nowcast verify`."""
+    settings = f'{SETTINGS}[verification]\nbaselines = ["persistence", "{doubtful}"]\n'
+    settings = settings.replace("lead_frames = 3", "lead_frames = 2")
+    (place.folder / "settings.toml").write_text(settings)
+    place.deliver(0, 1, 2)
+    cycle(**place.parameters)
+    place.deliver(3, 4)
+    assert cycle(**place.parameters)["verified"] == 1
+    assert list(place.scores()["nowcaster"].values) == ["persistence", str(doubtful), "issued"]
+
+
 def test_what_was_published_is_verified_and_not_computed_anew(cycle, first, begun):
     path = begun.out / first[1]["files"][0]
     published = open_nowcast(path)
@@ -303,6 +315,12 @@ def test_only_faults_that_may_pass_are_tried_again(cycle, place, monkeypatch, er
     else:
         assert cycle(**place.parameters)["verdict"] == "forecast"
     assert len(calls) == tries
+
+
+def test_a_number_that_is_no_port_is_one_line(capsys, place):
+    status, line = refusal(capsys, place, "--cron", "* * * * *", "--port", "99999")
+    assert status == 2
+    assert "a port is from 1 to 65535; received 99999" in line
 
 
 def test_the_examples_are_right():

@@ -288,6 +288,20 @@ def test_cases_lie_whole_in_the_block(observed, baselines):
     assert list(cases) == list(times[4:9])
 
 
+@pytest.mark.parametrize(
+    ("minutes", "told"),
+    [
+        ([0], "a lead time must be above 0; received 0 days 00:00:00"),
+        ([-10, 10], "a lead time must be above 0; received -1 days"),
+        ([7], "in steps of 0 days 00:07:00; .* multiples of the step between the frames"),
+    ],
+)
+def test_lead_times_of_which_there_can_be_no_case_are_told(observed, baselines, minutes, told):
+    leads = pd.to_timedelta(minutes, unit="min")
+    with pytest.raises(ValueError, match=told):
+        case_times(observed, nowcasters=baselines, lead_times=leads, every=pd.Timedelta(0))
+
+
 def test_no_case_is_an_error(observed, baselines):
     with pytest.raises(ValueError, match="no base time"):
         case_times(
