@@ -310,6 +310,7 @@ def test_the_whole_line_of_a_predictor_by_hand(capsys, tmp_path):
     """Train, verify by URI and by folder; issue and promote refuse it."""
     settings = tmp_path / "regimes.toml"
     wanted = ["network.head=classes", "training.loss=cross_entropy", "promotion.model_name=signs"]
+    wanted.append("promotion.first_lead_minutes=10")
     settings.write_text(_toml(_config(*wanted)))
     run = {"capsys": capsys, "work": tmp_path / "work", "config": settings}
     status, made, _ = _run("train", settings, "--json", **{**run, "config": None})
