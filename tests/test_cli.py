@@ -241,27 +241,6 @@ def test_lead_times_that_are_none_are_refused_before_anything_is_read(
     assert f"from 1 to 14400 (ten days); received {minutes[0]}" in line
 
 
-@pytest.mark.parametrize("name", ["persistence", "extrapolation", "steps"])
-def test_issue_sees_frames_in_the_step_that_the_settings_say(capsys, tmp_path, rain, name):
-    common = (
-        "issue", "--nowcaster", name, "--observations", rain, "--base-time", "2024-01-01T02:00",
-        "--set", "window.lead_frames=2", "--set", "verification.steps_members=3",
-    )  # fmt: skip
-    _, printed, _ = _run(capsys, *common, "--out", tmp_path / "own")
-    own = open_nowcast(Path(printed.splitlines()[0]))
-    _, printed, _ = _run(
-        capsys, *common, "--set", "window.step_minutes=20", "--out", tmp_path / "said"
-    )
-    said = open_nowcast(Path(printed.splitlines()[0]))
-    for nowcast, minutes in ((own, [10, 20]), (said, [20, 40])):
-        leads = nowcast["lead_time"].values.astype("timedelta64[m]").astype(int)
-        assert leads.tolist() == minutes
-        assert nowcast.sizes.get("member", 3) == 3
-    if name == "extrapolation":
-        assert own.attrs["input_frames"].split()[0].startswith("2024-01-01T01:40")
-        assert said.attrs["input_frames"].split()[0].startswith("2024-01-01T01:20")
-
-
 def test_a_source_is_of_an_archive(capsys, tmp_path, rain):
     status, line = _refusal(
         capsys, "issue", "--nowcaster", "persistence", "--observations", rain, "--source", "other",

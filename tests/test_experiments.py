@@ -155,6 +155,23 @@ def test_amounts_are_scored_in_millimetres(observed, tmp_path):
     assert first.values == pytest.approx(plain.values / 6.0, rel=1e-5)  # of an hour
 
 
+@pytest.mark.parametrize("name", ["persistence", "extrapolation", "steps", "periodic"])
+def test_what_is_issued_sees_frames_in_the_step_of_the_settings_or_of_the_observations(
+    observed, tmp_path, name
+):
+    cycle = ["variable.period_hours=1", "verification.steps_members=3", "window.lead_frames=2"]
+    for settings, minutes in (([], [10, 20]), (["window.step_minutes=20"], [20, 40])):
+        config = Config().replace([*cycle, *settings])
+        nowcaster, _ = experiments.opened(config, name, Tracking(tmp_path))
+        leads = experiments.lead_times_of(config, nowcaster, observed)
+        assert list(leads) == list(pd.to_timedelta(minutes, unit="min"))
+        base_times = observed["time"].to_index()[8:9]
+        nowcast = nowcaster.nowcast(observed, base_times=base_times, lead_times=leads)
+        assert nowcast.sizes.get("member", 3) == 3
+        if name != "periodic":
+            assert nowcaster.step == (leads[0] if settings else None)
+
+
 def test_members_stand_behind_the_network_that_they_are_drawn_from(tmp_path, doubtful):
     tracking, uris = Tracking(tmp_path), [f"net={doubtful}", "steps"]
     compared = experiments.comparables(Config(), uris, tracking, members=7)
