@@ -295,23 +295,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _networks_see_the_valid_range(self) -> "Config":
-        variable, scale = self.variable, self.transform
-        ends = {"valid_min": variable.valid_min, "valid_max": variable.valid_max}
-        with np.errstate(all="ignore"):
-            scaled = scale.transform.forward(np.array(list(ends.values()), np.float32))
-        for (end, value), seen in zip(ends.items(), scaled, strict=True):
-            if not np.isfinite(seen):
-                raise ValueError(
-                    f"variable.{end}={value} {variable.units} of {variable.name!r} is {seen} on "
-                    f'the scale of transform.name="{scale.name}", transform.offset={scale.offset}, '
-                    f"transform.reference={scale.reference} and transform.top={scale.top}, and "
-                    f'no network would learn from it; set transform.name="linear", or '
-                    f"transform.offset={ends['valid_min']} or less, or a narrower valid range"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _sequences_are_of_the_whole_grid(self) -> "Config":
         network, training = self.network, self.training
         if network.points and network.head != "series":
@@ -359,6 +342,28 @@ class Config(Section):
                 f"verification.thresholds {thresholds}; or promote by the score rmse or mae"
             )
         return self
+
+    def check_scale(self) -> None:
+        """Refuse a transform on which a network would not see the whole valid range.
+
+        Raises
+        ------
+        ConfigError
+            Naming the end of the range that has no place.
+        """
+        variable, scale = self.variable, self.transform
+        ends = {"valid_min": variable.valid_min, "valid_max": variable.valid_max}
+        with np.errstate(all="ignore"):
+            scaled = scale.transform.forward(np.array(list(ends.values()), np.float32))
+        for (end, value), seen in zip(ends.items(), scaled, strict=True):
+            if not np.isfinite(seen):
+                raise ConfigError(
+                    f"variable.{end}={value} {variable.units} of {variable.name!r} is {seen} on "
+                    f'the scale of transform.name="{scale.name}", transform.offset={scale.offset}, '
+                    f"transform.reference={scale.reference} and transform.top={scale.top}, and "
+                    f'no network would learn from it; set transform.name="linear", or '
+                    f"transform.offset={ends['valid_min']} or less, or a narrower valid range"
+                )
 
     def replace(self, settings: list[str]) -> "Config":
         """Give a config in which settings such as ``window.lead_frames=12`` are changed.

@@ -93,10 +93,9 @@ def demonstrate(
     out = tracking.work / "demo"
     say(f"1/7 observations: {config.synthetic.events} events of synthetic rain")
     observed = experiments.synthetic(config).load()
-    trained = {}
+    trained, said = {}, config.training.model_fields_set
     for position, (name, settings) in enumerate(NETWORKS.items(), start=2):
         say(f"{position}/7 training {name}")
-        said = config.training.model_fields_set
         own = config.replace(
             [f"network.name={name}"]
             + [f"training.{key}={value}" for key, value in settings.items() if key not in said]

@@ -221,6 +221,7 @@ def check_trainable(
     """
     classes, grid = classes_of(observed), (observed.sizes["y"], observed.sizes["x"])
     section = config.training
+    config.check_scale()
     _check_more_lead_times(config, start)
     settings_of(config.network.name, config.network.settings)
     check_head(config.network.name, head_of(config, classes))
@@ -402,6 +403,7 @@ def fit(
         If the loss does not fit the head, the data hold no window for a block, `start` is of
         another network, lead times are to be kept and there are no more, or the training diverges.
     """
+    config.check_scale()
     _check_more_lead_times(config, start)
     with spread_over(config.training.devices, batch_size=config.training.batch_size):
         return _fit(config, prepared, start, on_epoch, checkpoint, verbose)

@@ -241,7 +241,11 @@ def test_a_scale_without_a_place_for_the_valid_range_is_refused(settings, compla
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # NumPy's too
         with pytest.raises(ConfigError, match=complaint):
-            Config().replace(settings)
+            Config().replace(settings).check_scale()
+
+
+def test_what_trains_nothing_may_leave_the_scale_of_networks_as_it_is():
+    assert Config().replace(CELSIUS).variable.units == "degC"
 
 
 @pytest.mark.parametrize(
@@ -255,6 +259,7 @@ def test_a_scale_without_a_place_for_the_valid_range_is_refused(settings, compla
 )
 def test_a_scale_with_a_place_for_the_valid_range_is_taken(settings):
     config = Config().replace(settings)
+    config.check_scale()
     ends = np.array([config.variable.valid_min, config.variable.valid_max], np.float32)
     assert np.isfinite(config.transform.transform.forward(ends)).all()
 

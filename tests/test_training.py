@@ -99,6 +99,7 @@ def test_a_loss_that_does_not_fit_the_head_is_refused_before_anything_is_read(
             "kernel of 5 cannot fit .* 2 x 2",
         ),
         (["training.devices=2"], r"training\.devices=2 needs the backend jax"),
+        (["transform.offset=0.61"], r"valid_min=0\.0 .* no network would learn from it"),
     ],
 )
 def test_what_cannot_be_built_or_shared_out_is_refused_before_anything_is_read(

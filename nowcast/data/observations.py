@@ -200,7 +200,8 @@ def _open_one(path: Path, *, source: str, reader: str) -> xr.Dataset:
         return archive.open_archive(path, source=source)
     if source:
         raise ValueError(
-            f"only an archive has sources, and {path} is none; leave the source {source!r} out"
+            f"only an archive has sources, and {path} is none; leave the source {source!r} out "
+            "(--source, or data.source of the settings)"
         )
     if path.is_dir() and not is_zarr(path):
         raise ValueError(
