@@ -5,6 +5,8 @@ For any backend of Keras, but for `feed_tf_data`. Codes are those of `nowcast.ca
 
 import contextlib
 from collections.abc import Iterator
+from importlib import import_module
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -214,6 +216,25 @@ def computing_in(precision: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Have Keras draw what layers built within the block start from by a seed, and by that alone.
+
+    Keras draws every layer's own seed from Python's global generator, which any thread of the
+    process may draw from in between, as Prefect's thread of events does in a flow; weights then
+    differ from run to run, whatever was seeded. Within the block Keras has a generator to itself,
+    whose numbers are those after ``random.seed(seed)``.
+    """
+    load_keras()
+    seeds: Any = import_module("keras.src.random.seed_generator")
+    before = seeds.python_random
+    seeds.python_random = Random(seed)
+    try:
+        yield
+    finally:
+        seeds.python_random = before
 
 
 def has_gpu() -> bool:

@@ -24,7 +24,7 @@ from nowcast.config import Config, TrainingSection
 from nowcast.conventions import VARIABLES
 from nowcast.data.labels import classes_of
 from nowcast.data.series import LEAST_OBSERVED, names_of, pixels_of
-from nowcast.devices import computing_in, feed, has_gpu, on_codes, spread_over
+from nowcast.devices import computing_in, drawing_from, feed, has_gpu, on_codes, spread_over
 from nowcast.frames import Batches, Block, Plan, Window, check_apart, deal, plan, split
 from nowcast.networks import (
     build,
@@ -417,10 +417,8 @@ def _fit(
     checkpoint: Checkpoint | None,
     verbose: int,
 ) -> NeuralNowcaster | SequencePredictor:
-    keras = load_keras()
     section, window = config.training, window_of(config)
     loss = _loss(config, prepared.cache.classes)
-    keras.utils.set_random_seed(section.seed)
     training = _batches(config, prepared, "train", seed=section.seed)
     validation = _batches(config, prepared, "validation", seed=None)
     settings = replace(
@@ -430,7 +428,7 @@ def _fit(
         provenance=_provenance(config, prepared, training, start),
     )
     _check_channels(settings.channels, prepared.cache)
-    with computing_in(section.precision):
+    with computing_in(section.precision), drawing_from(section.seed):
         network = _built(settings)
         # It is of the same precision, by which Keras knows that gradients of 16 bits need scaling.
         model = on_codes(
