@@ -8,11 +8,12 @@ import functools
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ _COMMAND = (sys.executable, "-c", "from nowcast.cli import main; main()", "inges
 _FURTHER_POINTS = 200  # beyond those counted
 _LONG = 600.0  # seconds, more than an ingest lasts
 _FREE_STEPS = 600  # blocks or inodes, more than the scenario takes
+# Where a file cannot be closed, netCDF's library lists what is open in it, which may be gone.
+_LIBRARY_CRASH = f"status {-signal.SIGSEGV}"
+_MOST_LIBRARY_CRASHES = 0.1  # of the disks that became full
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Tally:
     seconds
         That each opening after a disturbance took.
     messages
-        What was said on full disks, and how often.
+        What was said on full disks, and how often; how a process ended that said nothing.
     """
 
     tried: int = 0
@@ -189,12 +193,19 @@ class Proofs:
         return seen.total(), dict(missed)
 
     def full_from_each_call(self, start: str, *, every: int = 1) -> Tally:
-        """Have all calls fail that take space, from each one of them on; then none."""
+        """Have all calls fail that take space, from each one of them on; then none.
+
+        Where netCDF's library ends the process, the archive must be what it is after a kill.
+        """
 
         def fill(full_from: int) -> Tally:
             return self._fill(start, "fill_at", full_from=full_from, rebuild=start in REBUILDING)
 
-        return _sum(self.workers.each(fill, range(1, self.count(start)[1] + 1, every)))
+        total = _sum(self.workers.each(fill, range(1, self.count(start)[1] + 1, every)))
+        crashes = total.messages[_LIBRARY_CRASH]
+        if crashes > max(1, _MOST_LIBRARY_CRASHES * total.tried):
+            total.bad.append(f"netCDF's library ended {crashes} processes of {total.tried}")
+        return total
 
     def full_disk(self, kind: str, *, every: int = 1) -> Tally:
         """Ingest with ever more space until it suffices, and again when there is enough.
@@ -314,8 +325,11 @@ class Proofs:
                 held=self.held[start],
                 **amount,
             )
-            if outcome.result is None:  # it crashed, which is bad; how is the archive?
-                return self._aftermath(case, start, archive, outcome, [])
+            if outcome.result is None:  # it crashed; how is the archive?
+                known = outcome.error == _LIBRARY_CRASH
+                ended = replace(outcome, error="") if known else outcome
+                tally = self._aftermath(case, start, archive, ended, [])
+                return replace(tally, messages=Counter([_LIBRARY_CRASH] if known else []))
         return _filled(case, outcome)
 
     def _fill_mounted(self, **amount: int) -> Tally:
