@@ -1,5 +1,6 @@
 """The issued forecast: one CF netCDF file, one panel and one animation per base time."""
 
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nowcast.conventions import (
     variable_of,
 )
 from nowcast.data.observations import fingerprint
+from nowcast.data.quality import FAULTS, flag_names
 from nowcast.durable import replacing
 from nowcast.frames import input_frames, step_of
 from nowcast.nowcasters import Nowcaster
@@ -35,7 +37,10 @@ COMMENT = (
     "value{}. Times are UTC; valid_time is base_time + lead_time."
 )
 REFERENCES = "The documentation of nowcast names the sources of each nowcaster."
+GOOD = "no flag"
 CARRIED = ("title", "institution", "source", "license", "references")  # of the observations
+
+_LOG = logging.getLogger(__name__)
 
 
 def issue(
@@ -68,7 +73,8 @@ def issue(
     provenance
         Global attributes that say what made the nowcast: ``nowcaster``, ``nowcaster_version``,
         ``nowcaster_sha256``, ``institution`` and the like. What it leaves out of ``nowcaster``,
-        ``nowcast_version``, ``input_frames`` and ``input_fingerprint`` is filled in.
+        ``nowcast_version``, ``input_frames`` and ``input_fingerprint`` is filled in, and
+        ``input_quality`` where the observations have flags; faults of frames are warned of.
 
     Returns
     -------
@@ -255,5 +261,28 @@ def _provenance(nowcaster: Nowcaster, frames: xr.Dataset, name: str) -> dict[str
         "nowcast_version": __version__,
         "input_frames": " ".join(f"{time.isoformat()}Z" for time in frames["time"].to_index()),
         "input_fingerprint": fingerprint(select(frames, name)),
+        **_quality(frames),
         **carried,
     }
+
+
+def _quality(frames: xr.Dataset) -> dict[str, str]:
+    """Tell the flags of the frames that were used, where they have any; warn of faults."""
+    if "quality_flag" not in frames.coords:
+        return {}
+    flags = {
+        f"{time.isoformat()}Z": int(flag)
+        for time, flag in zip(frames["time"].to_index(), frames["quality_flag"].values, strict=True)
+    }
+    faults = {time: flag_names(flag & FAULTS) for time, flag in flags.items() if flag & FAULTS}
+    if faults:
+        _LOG.warning(
+            "the nowcast is made from frames that are suspicious: %s; data.leave_out leaves such "
+            "frames out",
+            _listed(faults),
+        )
+    return {"input_quality": _listed({t: flag_names(f) for t, f in flags.items() if f}) or GOOD}
+
+
+def _listed(names: dict[str, list[str]]) -> str:
+    return ", ".join(f"{time} {' '.join(its)}" for time, its in names.items())

@@ -67,7 +67,7 @@ def cycle(
     -------
     dict
         ``slot``; ``verdict``: ``forecast``, ``already_done``, ``already_running`` or
-        ``refused:<reason>``; the ``files`` issued; frames ``ingested``; files ``refused``, with
+        ``refused:<word>: <reason>``; the ``files`` issued; frames ``ingested``; files ``refused``, with
         the reason; cases ``verified``. Of JSON types.
     """
     with _alone(Path(out)) as alone:

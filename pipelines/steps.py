@@ -30,7 +30,8 @@ from pipelines.issued import SLOT, Issued, nowcast_file
 RECENT = 288  # newest frames, and newest issued files, that are looked at: a day of five minutes
 CASES = 12  # newest nowcasts that came true, on which the scores rest: an hour of five minutes
 FORECAST, ALREADY_DONE, ALREADY_RUNNING = "forecast", "already_done", "already_running"
-REFUSED = "refused:"  # and the reason
+REFUSED = "refused:"  # and one of these words, and the reason in a sentence
+GAP, LATE, UNFIT = "gap", "late", "unfit"
 SCORED = "issued_base_times"  # attribute of the scores: of which nowcasts they are
 
 _LOG = logging.getLogger(__name__)
@@ -58,8 +59,8 @@ def issue_newest(
     -------
     list of dict
         A verdict for each slot that had none, that of the cycle last. The slot is the time of a
-        frame. One without its whole window is refused, naming the gap; one that a newer base time
-        overtook is refused as late.
+        frame, or that of one that never came. One without its whole window is refused, naming the
+        gap; one that a newer base time overtook is refused as late.
     """
     settings, folder = settings_of(config), Path(out)
     opened, provenance = experiments.opened(settings, nowcaster, Tracking(Path(work)))
@@ -68,7 +69,7 @@ def issue_newest(
         lead_times = experiments.lead_times_of(settings, opened, observed)
         step = opened.step or step_of(observed)
     except ValueError as error:
-        return [verdict(None, _refusal(error))]
+        return [verdict(None, _refusal(UNFIT, error))]
     times = observed["time"].to_index()
     whole = base_times(observed, Window(opened.input_frames, 0, step))
     # An older base time deserves a nowcast as long as that reaches beyond the newest frame.
@@ -77,7 +78,7 @@ def issue_newest(
         _issue_from(slot, opened, observed, lead_times, folder, provenance)
         if nowcast_file(folder, slot).exists()  # by a cycle that ended before its verdict
         else _passed_over(observed, slot, frames=opened.input_frames, step=step)
-        for slot in _unjudged(times, folder)
+        for slot in _unjudged(_slots(times, step), folder)
         if slot not in useful[-1:]
     ]
     if not len(useful) or (useful[-1] < times[-1] and nowcast_file(folder, useful[-1]).exists()):
@@ -180,7 +181,7 @@ def _issue_from(
     try:
         issue(nowcaster, observed, **asked, out=out, provenance=provenance)
     except ValueError as error:
-        return verdict(base_time, _refusal(error))
+        return verdict(base_time, _refusal(UNFIT, error))
     return verdict(base_time, FORECAST, files)
 
 
@@ -190,8 +191,16 @@ def _passed_over(
     try:
         input_frames(observed, base_time=slot, frames=frames, step=step)
     except ValueError as error:
-        return verdict(slot, _refusal(error))
-    return verdict(slot, f"{REFUSED}late: a newer base time was there when the cycle ran")
+        return verdict(slot, _refusal(GAP, error))
+    return verdict(slot, _refusal(LATE, "a newer base time was there when the cycle ran"))
+
+
+def _slots(times: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DatetimeIndex:
+    """Give the times of frames, and those of the newest `RECENT` steps at which none came."""
+    since = max(times[0], times[-1] - RECENT * step)
+    due = pd.date_range(times[-1], since, freq=-step)[::-1]
+    came = times.get_indexer(due, method="nearest", tolerance=step / 2) >= 0
+    return times.union(due[~came])
 
 
 def _unjudged(times: pd.DatetimeIndex, out: Path) -> pd.DatetimeIndex:
@@ -225,8 +234,8 @@ def _cases(
     return pd.DatetimeIndex(list(fitting)[::-1])
 
 
-def _refusal(error: ValueError) -> str:
-    return f"{REFUSED}{' '.join(str(error).split())}"
+def _refusal(word: str, reason: ValueError | str) -> str:
+    return f"{REFUSED}{word}: {' '.join(str(reason).split())}"
 
 
 def _scores(out: str) -> Path:

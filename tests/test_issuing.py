@@ -20,6 +20,7 @@ from nowcast.conventions import (
     with_exceedance,
     with_quantiles,
 )
+from nowcast.data.quality import quality_variable
 from nowcast.nowcasters.members import Draw, WithMembers
 
 LAEA = {
@@ -400,6 +401,39 @@ def test_the_file_says_what_it_was_made_from(tmp_path, monkeypatch):
     assert same == attributes["input_fingerprint"]
     later["rain_rate"][3, 0, 0] = 1.0
     assert issued_attributes(later, tmp_path)["input_fingerprint"] != same
+
+
+@pytest.mark.parametrize(
+    ("flags", "told", "warned"),
+    [
+        ([0, 0], "no flag", ""),
+        ([32, 0], "2024-06-01T12:30:00Z all_dry", ""),
+        (
+            [10, 0],
+            "2024-06-01T12:30:00Z low_coverage frozen",
+            "2024-06-01T12:30:00Z low_coverage frozen; data.leave_out",
+        ),
+        (
+            [32, 68],
+            "2024-06-01T12:30:00Z all_dry, 2024-06-01T12:40:00Z coverage_jump unit_unproven",
+            "2024-06-01T12:40:00Z coverage_jump; data.leave_out",
+        ),
+    ],
+)
+def test_the_file_says_what_is_suspicious_of_the_frames_used(
+    flags, told, warned, tmp_path, monkeypatch, caplog
+):
+    for plot in ("panel", "animation"):
+        monkeypatch.setattr(issuing, plot, lambda *_, path: path)
+    observed = observations("laea")
+    assert "input_quality" not in issued_attributes(observed, tmp_path)
+    every = np.full(observed.sizes["time"], 8)  # frames that were not used have no say
+    every[3:5] = flags
+    flagged = observed.assign_coords(quality_flag=quality_variable(observed["time"].values, every))
+    with caplog.at_level("WARNING"):
+        attributes = issued_attributes(flagged, tmp_path)
+    assert attributes["input_quality"] == told
+    assert (warned in caplog.text) if warned else not caplog.records
 
 
 def test_a_base_time_that_is_not_in_the_data_is_named_with_the_nearest(tmp_path):

@@ -214,9 +214,11 @@ def test_a_gap_is_refused_by_name_until_the_late_frame_fills_it(cycle, begun):
     begun.deliver(4)
     told = cycle(**begun.parameters)
     assert told["slot"] == "20240101T0040Z"
-    assert told["verdict"].startswith("refused:")
+    assert told["verdict"].startswith("refused:gap: ")
     assert "2024-01-01T00:30:00 is absent (a gap)" in told["verdict"]
     assert begun.verdict("20240101T0040Z") == told
+    never_came = begun.verdict("20240101T0030Z")["verdict"]
+    assert never_came.startswith("refused:gap: base time 2024-01-01T00:30:00 is not in the data")
     begun.deliver(3)
     assert cycle(**begun.parameters)["verdict"] == "forecast"
     assert begun.verdict("20240101T0040Z")["verdict"] == "forecast"
@@ -233,8 +235,20 @@ def test_a_base_time_whose_nowcast_is_over_is_not_used(cycle, place):
     place.deliver(0, 1, 2, 6)
     told = cycle(**place.parameters)
     assert told["slot"] == "20240101T0100Z"
-    assert told["verdict"].startswith("refused:")
+    assert told["verdict"].startswith("refused:gap: ")
     assert not list(place.out.glob("*.nc"))
+
+
+def test_each_slot_has_a_verdict_though_its_scan_never_came(cycle, begun):
+    begun.deliver(7, 8, 9)
+    assert cycle(**begun.parameters)["verdict"] == "forecast"
+    verdicts = {path.stem[9:13]: path for path in (begun.out / "verdicts").iterdir()}
+    words = {slot: json.loads(path.read_text())["verdict"] for slot, path in verdicts.items()}
+    assert {slot: word.split(": ")[0] for slot, word in words.items()} == {
+        "0020": "forecast",
+        **dict.fromkeys(["0030", "0040", "0050", "0100", "0110", "0120"], "refused:gap"),
+        "0130": "forecast",
+    }
 
 
 def test_slots_that_a_newer_one_overtook_are_refused_as_late(cycle, begun):
@@ -246,7 +260,7 @@ def test_slots_that_a_newer_one_overtook_are_refused_as_late(cycle, begun):
 
 def test_an_empty_feed_is_refused(cycle, place):
     told = cycle(**place.parameters)
-    assert told["verdict"].startswith("refused:")
+    assert told["verdict"].startswith("refused:unfit: ")
     assert told["slot"] == ""
     assert "no frames" in told["verdict"]
 
