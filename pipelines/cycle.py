@@ -67,8 +67,8 @@ def cycle(
     -------
     dict
         ``slot``; ``verdict``: ``forecast``, ``already_done``, ``already_running`` or
-        ``refused:<word>: <reason>``; the ``files`` issued; frames ``ingested``; files ``refused``, with
-        the reason; cases ``verified``. Of JSON types.
+        ``refused:<word>: <reason>``; the ``files`` issued; frames ``ingested``; files ``refused``,
+        with the reason; cases ``verified``. Of JSON types.
     """
     with _alone(Path(out)) as alone:
         if not alone:
