@@ -708,8 +708,9 @@ def promote(
 ) -> int:
     """Make the best trained nowcaster the champion, if it beats every baseline of the settings.
 
-    All candidates are verified on the settings' test block. When none wins, the alias stays where
-    it is, the command says what the best one lost by, and exits with 1.
+    All candidates are verified on the settings' test block, and so is the champion so far, which
+    must be beaten too. When none wins, the alias stays where it is, the command says what the best
+    one lost by, and exits with 1.
 
     Example: nowcast promote --config configs/synthetic.toml
 
@@ -740,8 +741,11 @@ def promote(
             f"the registry has no version of {name!r}; train one with `nowcast train`"
         )
     registry.check_candidates(candidates, model_name=name)
+    champion = registry.champion(name, tracking)
+    defender = "" if champion in candidates else champion
     observed = experiments.observations(settings, observations, source=source)
-    compared = experiments.nowcasters(settings, candidates, tracking)
+    known = [*candidates, defender] if defender else candidates
+    compared = experiments.nowcasters(settings, known, tracking)
     block = experiments.block(settings, observed, split="test")
     with tracking.run(settings.experiment, "promotion") as run:
         with _progress("verify") as progress:
@@ -756,7 +760,11 @@ def promote(
             )
         run.scores(scores)
     decision = registry.promote(
-        scores, candidates=candidates, tracking=tracking, **settings.promotion.model_dump()
+        scores,
+        candidates=candidates,
+        defender=defender,
+        tracking=tracking,
+        **settings.promotion.model_dump(),
     )
     if as_json:
         figures = {one: value if value == value else None for one, value in decision.scores.items()}

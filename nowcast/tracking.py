@@ -512,14 +512,15 @@ def promote(
     score: str,
     threshold: float,
     first_lead_minutes: int,
+    defender: str = "",
 ) -> Decision:
     """Give the alias ``champion`` to the best candidate if it beats every baseline.
 
     Parameters
     ----------
     scores
-        From `nowcast.verification.verify`, of every candidate on one test block; the baselines are
-        those that its protocol names.
+        From `nowcast.verification.verify`, of every candidate and the defender on one test block;
+        the baselines are those that its protocol names.
     candidates
         ``models:/name/version`` as they are named in `scores`.
     tracking
@@ -529,6 +530,9 @@ def promote(
     score, threshold, first_lead_minutes
         ``csi`` at a threshold (higher is better), ``rmse`` or ``mae`` (lower is better), averaged
         over lead times from the first one on.
+    defender
+        The champion so far, if it is no candidate: it must be beaten too. Without one, it has no
+        say.
 
     Raises
     ------
@@ -553,18 +557,27 @@ def promote(
     if not ranked:
         raise TrackingError(f"no candidate has a {label}; train one, or verify more cases")
     best = ranked[0]
-    baselines = list(json.loads(scores.attrs["protocol"])["baselines"])
-    lost = [name for name in baselines if not sign * values[best] > sign * values[name]]
-    figures = {name: values[name] for name in (*candidates, *baselines)}
+    rivals = list(json.loads(scores.attrs["protocol"])["baselines"])
+    rivals += [defender] if defender else []
+    lost = [name for name in rivals if not sign * values[best] > sign * values[name]]
+    figures = {name: values[name] for name in (*candidates, *rivals)}
     if lost:
         by = ", ".join(f"{name} by {abs(values[best] - values[name]):.3f}" for name in lost)
-        current = _current_champion(tracking, model_name)
+        current = champion(model_name, tracking)
         reason = f"{best} lost to {by}; the alias stays where it was ({current or 'nowhere'})"
         return Decision(current, False, best, label, figures, reason)
     client = tracking.connect().MlflowClient()
     client.set_registered_model_alias(model_name, CHAMPION, best.rsplit("/", 1)[1])
-    margins = ", ".join(f"{name} by {abs(values[best] - values[name]):.3f}" for name in baselines)
+    margins = ", ".join(f"{name} by {abs(values[best] - values[name]):.3f}" for name in rivals)
     return Decision(best, True, best, label, figures, f"{best} beat {margins}")
+
+
+def champion(model_name: str, tracking: Tracking) -> str:
+    """Give the version that has the alias ``champion``, ``models:/name/version``; "" if none."""
+    try:
+        return resolve(f"models:/{model_name}@{CHAMPION}", tracking)
+    except TrackingError:
+        return ""
 
 
 def check_candidates(candidates: list[str], *, model_name: str) -> None:
@@ -714,13 +727,6 @@ def _manifest_of(mlflow: Any, uri: str) -> str:
 
 def _provenance(name: str, *, version: str, digest: str) -> dict[str, str]:
     return {"nowcaster": name, "nowcaster_version": version, "nowcaster_sha256": digest}
-
-
-def _current_champion(tracking: Tracking, model_name: str) -> str:
-    try:
-        return resolve(f"models:/{model_name}@{CHAMPION}", tracking)
-    except TrackingError:
-        return ""
 
 
 def _figures(scores: xr.Dataset) -> dict[str, float]:

@@ -229,6 +229,51 @@ def test_a_candidate_that_loses_or_draws_is_told_by_how_much_and_the_alias_stays
     assert decision.champion == resolve("models:/nowcast@champion", tracking) == made.uri
 
 
+@pytest.fixture
+def second(trained):
+    """Another version of the same weights, beside the champion."""
+    tracking, made = trained
+    _promote(tracking, made.uri, candidate=0.9)
+    client = tracking.connect().MlflowClient()
+    first = client.get_model_version("nowcast", made.uri.rsplit("/", 1)[1])
+    version = client.create_model_version(
+        "nowcast", first.source, first.run_id, model_id=first.model_id, tags=first.tags
+    ).version
+    yield f"models:/nowcast/{version}"
+    client.set_registered_model_alias("nowcast", "champion", first.version)
+    client.delete_model_version("nowcast", version)
+
+
+@pytest.mark.parametrize(("candidate", "promoted"), [(0.7, True), (0.6, False), (0.5, False)])
+def test_the_champion_so_far_must_be_beaten_too(trained, second, candidate, promoted):
+    tracking, made = trained
+    decision = promote(
+        _scores(**{second: candidate, made.uri: 0.6}, persistence=0.3),
+        candidates=[second],
+        tracking=tracking,
+        model_name="nowcast",
+        score="csi",
+        threshold=1.0,
+        first_lead_minutes=30,
+        defender=made.uri,
+    )
+    assert decision.promoted is promoted
+    assert f"{made.uri} by {abs(candidate - 0.6):.3f}" in decision.reason
+    assert resolve("models:/nowcast@champion", tracking) == (second if promoted else made.uri)
+
+
+def test_a_candidate_no_better_than_the_champion_does_not_replace_it(trained, second, capsys):
+    tracking, made = trained
+    with pytest.raises(SystemExit) as ended:
+        main([
+            "promote", "--candidate", second, "--config", str(SMALL), "--work", str(tracking.work),
+            "--set", "verification.most_cases=2",
+        ])  # fmt: skip
+    assert ended.value.code == 1
+    assert f"{made.uri} by 0.000" in capsys.readouterr().out
+    assert resolve("models:/nowcast@champion", tracking) == made.uri
+
+
 def test_a_model_of_another_name_cannot_become_champion(trained):
     tracking, _ = trained
     with pytest.raises(TrackingError, match="cannot become the champion of 'nowcast'"):
