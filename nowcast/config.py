@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nowcast.conventions import VARIABLES, Variable
+from nowcast.conventions import VARIABLES, Variable, check_thresholds
 from nowcast.rainrate import Transform
 from nowcast.turns import Views
 
@@ -336,6 +336,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _threshold_is_verified(self) -> "Config":
         promotion, thresholds = self.promotion, self.verification.thresholds
+        check_thresholds(thresholds)
         if promotion.score == "csi" and promotion.threshold not in thresholds:
             raise ValueError(
                 f"promotion.threshold {promotion.threshold} must be one of "
@@ -432,7 +433,8 @@ def _describe(problem: Any) -> str:
         return f"unknown key {where!r}; known here: {_known(problem['loc'])}"
     received = problem["input"]
     shown = "" if isinstance(received, dict) else f"; received {received!r}"
-    return f"{where or 'config'}: {problem['msg']}{shown}"
+    told = f"{problem['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{where}: {told}" if where else told
 
 
 def _known(location: tuple[Any, ...]) -> str:

@@ -7,6 +7,7 @@ The whole convention is written down in ``docs/convention.md``.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,6 +207,27 @@ def check_values(dataset: xr.Dataset, variable: Variable | None = None) -> xr.Da
             "check the units of the source"
         )
     return dataset
+
+
+def check_thresholds(thresholds: Sequence[float]) -> None:
+    """Refuse thresholds that are no numbers, or of which one comes twice.
+
+    Raises
+    ------
+    ValueError
+        Telling them.
+
+    Examples
+    --------
+    >>> check_thresholds([1.0, 0.5, 1.0])
+    Traceback (most recent call last):
+    ValueError: thresholds must be finite and differ; received 1, 0.5, 1; leave out what comes twice
+    """
+    if len(set(thresholds)) < len(thresholds) or not np.isfinite(list(thresholds)).all():
+        raise ValueError(
+            "thresholds must be finite and differ; received "
+            f"{', '.join(f'{one:g}' for one in thresholds)}; leave out what comes twice"
+        )
 
 
 def build_nowcast(

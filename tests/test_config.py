@@ -111,6 +111,12 @@ def test_the_promotion_threshold_must_be_verified():
         Config().replace(["promotion.threshold=7.0"])
 
 
+@pytest.mark.parametrize("thresholds", ["[1.0, 1.0]", "[1.0, nan]", "[1.0, inf]"])
+def test_thresholds_are_numbers_and_each_comes_once(thresholds):
+    with pytest.raises(ValueError, match="thresholds must be finite and differ; received 1, "):
+        Config().replace([f"verification.thresholds={thresholds}"])
+
+
 def test_without_thresholds_the_best_is_chosen_by_rmse_or_mae():
     none = "verification.thresholds=[]"
     assert Config().replace([none, "promotion.score=mae"]).verification.thresholds == ()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from nowcast.conventions import RAIN_RATE, REFLECTIVITY
+from nowcast.conventions import RAIN_RATE, REFLECTIVITY, check_thresholds
 from nowcast.networks.losses import HKO_7
 from nowcast.rainrate import to_rain_rate
 from nowcast.verification.batches import OF_VARIABLE, Batch, case_coordinates, defined_by
@@ -49,12 +49,15 @@ class Events:
     Parameters
     ----------
     thresholds
-        In the units of the variable.
+        In the units of the variable; each once.
     """
 
     thresholds: tuple[float, ...]
     name = "events"
     gridded = False
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.thresholds)
 
     def sums(self, batch: Batch) -> xr.Dataset:
         """Give the four counts by ``(base_time, threshold, lead_time)``."""
