@@ -230,6 +230,7 @@ def test_members_are_not_the_champion_of_a_report(observed, tmp_path, doubtful, 
     assert (titles, worst) == (["Verification of net"], ["net"])
 
 
+@pytest.mark.proof  # three verifications
 def test_fewer_cases_are_in_memory_where_ensembles_are_large(observed, tmp_path, monkeypatch):
     def scores(*settings):
         done = []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -553,8 +554,9 @@ def gains(by_block: xr.Dataset, events: Events, against: Sequence[str]) -> xr.Da
         ``csi_gain`` and what goes with it, see `nowcast.verification.bootstrap.paired`; over all
         lead times ``csi_gain_pooled``: few tests, of which Holm's correction leaves more.
     """
-    by_lead_time = paired(by_block, events.scores, "csi", against)
-    pooled = paired(by_block.sum("lead_time"), events.scores, "csi", against)
+    csi = partial(events.scores, names=("csi",))
+    by_lead_time = paired(by_block, csi, "csi", against)
+    pooled = paired(by_block.sum("lead_time"), csi, "csi", against)
     names = {name: str(name).replace("csi_gain", "csi_gain_pooled") for name in pooled}
     return by_lead_time.merge(pooled.rename(names), compat="override", join="outer")
 

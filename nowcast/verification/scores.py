@@ -5,6 +5,7 @@ counts and sums that are added before a score is formed; a score that is not def
 forecast, none observed, no pixel) is NaN, never 0 or 1.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +76,8 @@ class Events:
             },
         )
 
-    def scores(self, total: xr.Dataset) -> xr.Dataset:
-        """Give the scores of added counts, and the counts.
+    def scores(self, total: xr.Dataset, names: Collection[str] = ()) -> xr.Dataset:
+        """Give the scores of added counts, those of some names or all, and the counts.
 
         Examples
         --------
@@ -92,20 +93,21 @@ class Events:
         # scores reads the total of a table from its counts, as it would from fields.
         table = BasicContingencyManager({**counts, "total_count": sum(counts.values())})
         with np.errstate(divide="ignore", invalid="ignore"):
-            scores = {
-                "csi": table.critical_success_index(),
-                "pod": table.probability_of_detection(),
-                "far": table.false_alarm_ratio(),
-                "frequency_bias": table.frequency_bias(),
-                "hss": table.heidke_skill_score(),
-                "ets": table.equitable_threat_score(),
-                "sedi": table.symmetric_extremal_dependence_index(),
-                "base_rate": table.base_rate(),
+            made = {
+                "csi": table.critical_success_index,
+                "pod": table.probability_of_detection,
+                "far": table.false_alarm_ratio,
+                "frequency_bias": table.frequency_bias,
+                "hss": table.heidke_skill_score,
+                "ets": table.equitable_threat_score,
+                "sedi": table.symmetric_extremal_dependence_index,
+                "base_rate": table.base_rate,
             }
+            scores = {name: make() for name, make in made.items() if name in names or not names}
         # Where all is one and the same, rounding turns 0 / 0 of these into any number.
         wrong = counts["fp_count"] + counts["fn_count"]
         varied = (counts["tp_count"] + wrong > 0) & (counts["tn_count"] + wrong > 0)
-        scores |= {name: scores[name].where(varied) for name in ("hss", "ets")}
+        scores |= {name: scores[name].where(varied) for name in ("hss", "ets") if name in scores}
         defined = {name: score.where(np.isfinite(score)) for name, score in scores.items()}
         whole = bare[list(EVENT_COUNTS)].assign(defined).assign_coords(total.coords)
         return defined_by(DEFINITIONS, whole)

@@ -470,7 +470,7 @@ def test_a_decoder_that_cannot_start_is_no_fault_of_the_file(tmp_path, monkeypat
 
 
 def test_eight_threads_decode_at_once(tmp_path):
-    paths = [knmi(tmp_path / f"{n}.h5", seed=n, shape=(50, 40)) for n in range(40)]
+    paths = [knmi(tmp_path / f"{n}.h5", seed=n, shape=(50, 40)) for n in range(20)]
     with ThreadPoolExecutor(8) as pool:
         blocks = list(pool.map(lambda path: next(decode(path)), paths))
     for path, block in zip(paths, blocks, strict=True):

@@ -323,6 +323,9 @@ def test_only_faults_that_may_pass_are_tried_again(cycle, place, monkeypatch, er
         return ingest(*arguments)
 
     monkeypatch.setattr(steps, "ingest", fails_once)
+    monkeypatch.setattr(
+        importlib.import_module("pipelines.cycle")._ingest, "retry_delay_seconds", 0
+    )
     if tries == 1:
         with pytest.raises(TypeError, match="bug"):
             cycle(**place.parameters)
