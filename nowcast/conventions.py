@@ -221,12 +221,12 @@ def check_thresholds(thresholds: Sequence[float]) -> None:
     --------
     >>> check_thresholds([1.0, 0.5, 1.0])
     Traceback (most recent call last):
-    ValueError: thresholds must be finite and differ; received 1, 0.5, 1; leave out what comes twice
+    ValueError: thresholds must be finite and differ; received 1, 0.5, 1; give each number once
     """
     if len(set(thresholds)) < len(thresholds) or not np.isfinite(list(thresholds)).all():
         raise ValueError(
             "thresholds must be finite and differ; received "
-            f"{', '.join(f'{one:g}' for one in thresholds)}; leave out what comes twice"
+            f"{', '.join(f'{one:g}' for one in thresholds)}; give each number once"
         )
 
 
