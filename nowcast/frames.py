@@ -179,6 +179,10 @@ def base_times(
     return pd.DatetimeIndex(times[whole])
 
 
+class GapError(ValueError):
+    """A frame that a nowcast needs is absent."""
+
+
 def input_frames(
     observed: xr.Dataset, *, base_time: pd.Timestamp, frames: int, step: pd.Timedelta
 ) -> xr.Dataset:
@@ -186,12 +190,14 @@ def input_frames(
 
     Raises
     ------
+    GapError
+        If the base time is not in the data, or a frame before it is absent.
     ValueError
-        If the base time is not in the data, or a frame before it is absent: a gap.
+        If the observations never come at this step.
     """
     times = observed["time"].to_index()
     if base_time not in times:
-        raise ValueError(
+        raise GapError(
             f"base time {base_time.isoformat()} is not in the data; {_nearest(times, base_time)}"
         )
     wanted = pd.DatetimeIndex([base_time - step * back for back in range(frames - 1, -1, -1)])
@@ -202,7 +208,7 @@ def input_frames(
             f"{_minutes(step_of(observed))}; give others, or a nowcaster made for these"
         )
     if len(absent):
-        raise ValueError(
+        raise GapError(
             f"base time {base_time.isoformat()} needs {frames} frames {_minutes(step)} apart, and "
             f"{', '.join(time.isoformat() for time in absent)} is absent (a gap); "
             "choose a base time after the gap"

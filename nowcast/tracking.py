@@ -573,11 +573,22 @@ def promote(
 
 
 def champion(model_name: str, tracking: Tracking) -> str:
-    """Give the version that has the alias ``champion``, ``models:/name/version``; "" if none."""
+    """Give the version that has the alias ``champion``, ``models:/name/version``; "" if none.
+
+    Raises
+    ------
+    TrackingError
+        If the registry has no such model, or does not tell.
+    """
+    mlflow = tracking.connect()
     try:
-        return resolve(f"models:/{model_name}@{CHAMPION}", tracking)
-    except TrackingError:
-        return ""
+        aliases = mlflow.MlflowClient().get_registered_model(model_name).aliases
+    except mlflow.MlflowException as error:
+        line = str(error).splitlines()[0]
+        raise TrackingError(
+            f"the champion of {model_name!r} cannot be read from {tracking.uri}: {line}"
+        ) from error
+    return f"models:/{model_name}/{aliases[CHAMPION]}" if CHAMPION in aliases else ""
 
 
 def check_candidates(candidates: list[str], *, model_name: str) -> None:

@@ -17,7 +17,7 @@ from nowcast import experiments
 from nowcast.config import Config, load
 from nowcast.data.archive import ingest
 from nowcast.durable import write_json
-from nowcast.frames import Window, base_times, input_frames, step_of
+from nowcast.frames import GapError, Window, base_times, input_frames, step_of
 from nowcast.issuing import issue, open_nowcast
 from nowcast.nowcasters import Nowcaster
 from nowcast.plots import animation, panel
@@ -78,7 +78,7 @@ def issue_newest(
         _issue_from(slot, opened, observed, lead_times, folder, provenance)
         if nowcast_file(folder, slot).exists()  # by a cycle that ended before its verdict
         else _passed_over(observed, slot, frames=opened.input_frames, step=step)
-        for slot in _unjudged(_slots(times, step), folder)
+        for slot in _unjudged(_slots(observed), folder)
         if slot not in useful[-1:]
     ]
     if not len(useful) or (useful[-1] < times[-1] and nowcast_file(folder, useful[-1]).exists()):
@@ -191,14 +191,17 @@ def _passed_over(
     try:
         input_frames(observed, base_time=slot, frames=frames, step=step)
     except ValueError as error:
-        return verdict(slot, _refusal(GAP, error))
+        return verdict(slot, _refusal(GAP if isinstance(error, GapError) else UNFIT, error))
     return verdict(slot, _refusal(LATE, "a newer base time was there when the cycle ran"))
 
 
-def _slots(times: pd.DatetimeIndex, step: pd.Timedelta) -> pd.DatetimeIndex:
+def _slots(observed: xr.Dataset) -> pd.DatetimeIndex:
     """Give the times of frames, and those of the newest `RECENT` steps at which none came."""
-    since = max(times[0], times[-1] - RECENT * step)
-    due = pd.date_range(times[-1], since, freq=-step)[::-1]
+    times = observed["time"].to_index()
+    if len(times) < 2:
+        return times
+    step = step_of(observed)
+    due = pd.date_range(times[-1], max(times[0], times[-1] - RECENT * step), freq=-step)[::-1]
     came = times.get_indexer(due, method="nearest", tolerance=step / 2) >= 0
     return times.union(due[~came])
 

@@ -20,6 +20,7 @@ from nowcast.nowcasters.neural import NeuralNowcaster
 from nowcast.tracking import (
     Tracking,
     TrackingError,
+    champion,
     open_nowcaster,
     pooled,
     promote,
@@ -272,6 +273,14 @@ def test_a_candidate_no_better_than_the_champion_does_not_replace_it(trained, se
     assert ended.value.code == 1
     assert f"{made.uri} by 0.000" in capsys.readouterr().out
     assert resolve("models:/nowcast@champion", tracking) == made.uri
+
+
+def test_no_champion_is_another_thing_than_one_that_cannot_be_read(trained):
+    tracking, _ = trained
+    tracking.connect().MlflowClient().create_registered_model("unled")
+    assert champion("unled", tracking) == ""
+    with pytest.raises(TrackingError, match="champion of 'nobody' cannot be read from sqlite"):
+        champion("nobody", tracking)
 
 
 def test_a_model_of_another_name_cannot_become_champion(trained):

@@ -251,6 +251,17 @@ def test_each_slot_has_a_verdict_though_its_scan_never_came(cycle, begun):
     }
 
 
+def test_a_feed_of_another_cadence_is_unfit_and_no_gap(cycle, place, doubtful):
+    place.deliver(0, 2, 4)
+    told = cycle(**place.parameters, nowcaster=str(doubtful))
+    assert told["slot"] == "20240101T0040Z"
+    assert told["verdict"].startswith("refused:unfit: frames every 10 min are needed")
+    place.deliver(10)
+    cycle(**place.parameters, nowcaster=str(doubtful))
+    slots = sorted(path.stem[9:13] for path in (place.out / "verdicts").iterdir())
+    assert slots == ["0040", "0100", "0120", "0140"]  # every 20 min, as the feed comes
+
+
 def test_slots_that_a_newer_one_overtook_are_refused_as_late(cycle, begun):
     begun.deliver(3, 4)
     cycle(**begun.parameters)
